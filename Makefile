@@ -1,0 +1,67 @@
+# Every target sets up what it needs, once: .venv, the packages of requirements.lock, Paribus itself.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+# Bytecode is worth 2.2 times the imports, and some machines switch it off.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
+unexport PYTHONDONTWRITEBYTECODE
+# Threads that outnumber the free cores spin: 5 to 35 times slower. Runs set their own (trainer.threads).
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help setup demo test test-all test-oldest lint format report lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+setup: $(READY) ## The environment, which every other target makes by itself
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Paribus needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY) ## Does normalization help? 15 runs on the embedded digits, the table, a picture (3 minutes)
+	$(BIN)/python scripts/train.py ablation=normalization
+	$(BIN)/python scripts/report.py ablation=normalization
+
+test: $(READY) ## The tests, under 10 minutes on 2 cores
+	$(TESTS) -m "not slow" -n 2 --dist worksteal
+
+test-all: $(READY) ## The tests and the slow ones
+	$(TESTS) -n 2 --dist worksteal
+
+test-oldest: requirements.lock ## The tests on the oldest packages that pyproject.toml admits
+	test -x $(BIN)/uv || $(MAKE) setup
+	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e . --group dev
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m "not slow" -n 2 --dist worksteal
+
+lint: $(READY) ## ruff on everything, mypy on src/
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format and sort
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+report: $(READY) ## The table of an ablation again: make report ABLATION=normalization
+	$(BIN)/python scripts/report.py ablation=$(or $(ABLATION),normalization)
+
+lock: ## requirements.lock anew: the newest packages that pyproject.toml admits, with hashes
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --no-annotate --group dev pyproject.toml -o requirements.lock
+
+clean: ## The environment and the caches; runs/ stays
+	rm -rf .venv .venv-oldest .cache .pytest_cache .ruff_cache .mypy_cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
