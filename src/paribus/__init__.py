@@ -1,0 +1,1 @@
+"""Paribus: does it help, all else being equal?"""

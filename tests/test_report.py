@@ -1,0 +1,297 @@
+import csv
+import io
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from made_runs import SCORES, make_ablation, make_run
+from paribus import report
+from paribus.comparison import compare
+from paribus.figures import levels_figure
+from paribus.results import find_runs
+
+ROOT = Path(__file__).parents[1]
+
+WHOLE = """
+Does normalization help?
+Wu and He 2018
+
+                  test/accuracy  std   difference
+backbone.norm  n              %    %       points        p  verdict
+───────────────────────────────────────────────────────────────────────────────
+none           3     62.0 ± 5.0  2.0  -29.0 ± 2.5  < 0.001  worse
+batch          3     91.0 ± 2.5  1.0                        baseline
+group          3     91.0 ± 3.3  1.3   +0.0 ± 2.2    1.000  no difference shown
+
+n: seeds. ±: 95 % t interval over seeds. Difference to batch, paired by seed, in
+percentage points; higher is better. p: paired t test, Holm-corrected for 2
+comparisons.
+
+9 runs: 9 done.
+
+Picture: runs/norm/report/figure.png"""
+
+PARTIAL = """
+Does normalization help?
+Wu and He 2018
+
+                  test/accuracy  std   difference
+backbone.norm  n              %    %       points      p  verdict
+─────────────────────────────────────────────────────────────────────────────
+none           3     62.0 ± 5.0  2.0  -29.5 ± 6.4  0.022  worse
+batch          2     90.5 ± 6.4  0.7                      baseline
+group          3     91.0 ± 3.3  1.3   -0.3 ± 9.5  0.795  no difference shown
+layer          1           90.0              +0.0         not tested
+instance       2     80.5 ± 6.4  0.7        -10.0         not tested
+
+n: seeds. ±: 95 % t interval over seeds. Difference to batch, paired by seed, in
+percentage points; higher is better. p: paired t test, Holm-corrected for 2
+comparisons.
+
+15 runs: 11 done, 2 failed, 2 missing. The verdicts may change when the rest is
+done.
+batch lacks seed 2 (missing).
+layer lacks seed 1, 2 (failed).
+instance lacks seed 2 (missing).
+One seed gives no interval and no test: layer.
+instance differs from batch alike in every seed: no spread for a t test.
+failed: backbone.norm=layer,seed=1: RuntimeError: out of [red]memory[/]
+failed: backbone.norm=layer,seed=2: RuntimeError: out of [red]memory[/]
+
+Picture: runs/norm/report/figure.png"""
+
+MARKDOWN = """\
+# Does normalization help?
+
+Source of the question: Wu and He 2018
+
+| backbone.norm | n | test/accuracy % | std % | difference points | p | verdict |
+| :-- | --: | --: | --: | --: | --: | :-- |
+| none | 3 | 62.0 ± 5.0 | 2.0 | -29.0 ± 2.5 | < 0.001 | worse |
+| batch | 3 | 91.0 ± 2.5 | 1.0 |  |  | baseline |
+| group | 3 | 91.0 ± 3.3 | 1.3 | +0.0 ± 2.2 | 1.000 | no difference shown |
+
+n: seeds. ±: 95 % t interval over seeds. Difference to batch, paired by seed, in percentage points; \
+higher is better. p: paired t test, Holm-corrected for 2 comparisons.
+
+![Every seed, mean and interval](figure.png)
+
+- 9 runs: 9 done.
+
+## Every seed: test/accuracy, %
+
+| backbone.norm | seed 0 | seed 1 | seed 2 |
+| :-- | --: | --: | --: |
+| none | 60.0 | 62.0 | 64.0 |
+| batch | 90.0 | 91.0 | 92.0 |
+| group | 90.5 | 90.0 | 92.5 |
+
+Made with commit 0123456789 with changes; lightning 2.6.6, torch 2.15.0; cpu; 4.5 minutes of training.
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+def printed(capsys, folder, **arguments):
+    report.run(folder=folder, **arguments)
+    return "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+
+
+def script(*arguments):
+    program = [sys.executable, str(ROOT / "scripts/report.py"), *arguments]
+    return subprocess.run(program, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
+
+
+def test_the_whole_report_on_the_terminal(here, capsys):
+    assert printed(capsys, make_ablation(Path("runs/norm"))) == WHOLE
+
+
+def test_a_partial_report_says_what_it_lacks(here, capsys):
+    scores = SCORES | {"batch": [0.9, 0.91], "layer": [0.9], "instance": [0.8, 0.81]}
+    root = make_ablation(Path("runs/norm"), scores)
+    error = {"type": "RuntimeError", "message": "out of [red]memory[/]\nmore", "traceback": "..."}
+    config = find_runs(root)[0].config | {"backbone": {"norm": "layer"}}
+    for seed in (1, 2):
+        make_run(
+            root,
+            seed=seed,
+            config=config | {"seed": seed},
+            factors={"backbone.norm": "layer"},
+            status="failed",
+            error=error,
+        )
+    assert printed(capsys, root) == PARTIAL
+
+
+def test_of_many_failures_five_are_shown(tmp_path):
+    root = make_ablation(
+        tmp_path / "norm", {"batch": [0.5] * 9}, status="failed", error={"type": "E", "message": ""}
+    )
+    failed = [line for line in report.notes(compare(find_runs(root))) if line.startswith("failed")]
+    assert failed[0] == "failed: backbone.norm=batch,seed=0: E: no message"
+    assert (len(failed), failed[-1]) == (6, "failed: and 4 more.")
+
+
+def test_with_one_seed_it_says_that_there_is_no_interval(here, capsys):
+    text = printed(capsys, make_ablation(Path("runs/norm"), {"none": [0.5], "batch": [0.75]}))
+    assert "One seed gives no interval and no test: none, batch." in text
+    assert "not tested" in text
+    assert "± " not in text.replace("±: 95", "")
+    assert "Holm" not in text
+
+
+def test_levels_in_brackets_are_printed_as_they_are(here, capsys):
+    node = {
+        "factors": {"model.layers": [["relu", "pool"]]},
+        "seeds": [0],
+        "baseline": {"model.layers": ["relu"]},
+    }
+    factors = {"model.layers": ["relu", "pool"]}
+    make_run(
+        Path("runs/x"), seed=0, config={"ablation": node}, factors=factors, metrics={"test/accuracy": 0.5}
+    )
+    assert "\n[relu, pool]  1          50.00" in printed(capsys, "runs/x")
+
+
+def test_while_nothing_is_finished_there_is_a_table_and_no_picture(here, capsys):
+    root = make_ablation(Path("runs/norm"), status="running")
+    text = printed(capsys, root)
+    assert "9 runs: 9 running." in text
+    assert "No run is finished yet: no picture." in text
+    assert sorted(os.listdir(root / "report")) == ["report.md", "table.csv"]
+    assert "batch" in text
+
+
+def test_markdown(tmp_path):
+    versions = {"torch": "2.15.0", "lightning": "2.6.6", "timm": "1.0.31"}
+    more = {"device": "cpu", "seconds": 30, "commit": "0123456789abc", "dirty": True, "versions": versions}
+    assert report.markdown(compare(find_runs(make_ablation(tmp_path / "norm", **more)))) == MARKDOWN
+
+
+def test_csv_has_every_number_in_full(tmp_path):
+    comparison = compare(find_runs(make_ablation(tmp_path / "norm")))
+    none, batch, group = csv.DictReader(io.StringIO(report.table_csv(comparison)))
+    level = comparison.levels[0]
+    assert none["backbone.norm"] == "none"
+    assert none["verdict"] == "worse"
+    assert none["n"] == none["pairs"] == "3"
+    assert float(none["mean"]) == level.summary.mean
+    assert float(none["high"]) == level.summary.mean + level.summary.half
+    assert float(none["difference_low"]) == level.paired.difference - level.paired.half
+    assert (float(none["p"]), float(none["p_holm"])) == (level.paired.p, level.p)
+    assert none["p_sign_flip"] == "0.25"
+    assert [none[f"seed {seed}"] for seed in range(3)] == ["0.6", "0.62", "0.64"]
+    assert batch["difference"] == batch["p"] == ""
+    assert batch["verdict"] == "baseline"
+    assert group["verdict"] == "no difference shown"
+
+
+def test_the_files_go_where_they_are_wanted_and_are_the_same_each_time(here):
+    root = make_ablation(Path("runs/norm"))
+    names = ["figure.png", "figure.svg", "report.md", "table.csv"]
+    assert report.run(folder=root) == root / "report"
+    assert report.run(folder=root, output="elsewhere/deep") == Path("elsewhere/deep")
+    for name in names:
+        assert (root / "report" / name).read_bytes() == Path("elsewhere/deep", name).read_bytes()
+    assert sorted(os.listdir(root / "report")) == names
+
+
+def test_the_picture_shows_every_seed_and_the_words(tmp_path):
+    comparison = compare(find_runs(make_ablation(tmp_path / "norm", SCORES | {"layer": []})))
+    figure = levels_figure(comparison)
+    (axes,) = figure.axes
+    dots = sorted(float(x) for line in axes.lines if line.get_marker() == "o" for x in line.get_xdata())
+    assert dots == pytest.approx(sorted(100 * value for scores in SCORES.values() for value in scores))
+    means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]
+    assert means == pytest.approx([62, 91, 91])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "batch", "group", "layer"]
+    words = [text.get_text() for text in axes.texts]
+    assert words == [
+        "62.0 ± 5.0", "worse", "91.0 ± 2.5", "baseline",
+        "91.0 ± 3.3", "no difference shown", "no finished run", "",
+    ]  # fmt: skip
+    assert axes.get_xlabel() == "test/accuracy, %"
+    # Nothing is cut off at the edges of the page.
+    page, renderer = figure.bbox, FigureCanvasAgg(figure).get_renderer()
+    for text in [*axes.texts, *figure.texts, *axes.get_yticklabels()]:
+        box = text.get_window_extent(renderer)
+        assert page.x0 <= box.x0 < box.x1 <= page.x1 or not text.get_text(), text
+        assert page.y0 <= box.y0 < box.y1 <= page.y1 or not text.get_text(), text
+
+
+def test_percentages_end_at_a_hundred(tmp_path):
+    comparison = compare(
+        find_runs(make_ablation(tmp_path / "norm", {"batch": [0.99, 1.0, 0.93], "group": [1.0, 1.0, 0.9]}))
+    )
+    assert comparison.levels[1].summary.mean + comparison.levels[1].summary.half > 1
+    assert 100 < levels_figure(comparison).axes[0].get_xlim()[1] < 101
+
+
+def test_a_folder_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    make_ablation(tmp_path / "normalization")
+    (tmp_path / "depth").mkdir()
+    with pytest.raises(
+        ValueError, match=r"normalisation does not exist; did you mean .*normalization\? In .*: depth, norm"
+    ):
+        report.find_folder(name="normalisation", root=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"say `ablation=<name>` or `runs=<folder>`\. In .* there are: depth, normal"
+    ):
+        report.find_folder(root=tmp_path)
+    with pytest.raises(ValueError, match="there are no runs in"):
+        report.find_folder(name="a", root=tmp_path / "no")
+    with pytest.raises(ValueError, match="holds no runs"):
+        report.run(folder=tmp_path / "depth")
+    assert report.find_folder(runs=tmp_path / "depth") == report.find_folder(name="depth", root=tmp_path)
+
+
+def test_the_command(here):
+    make_ablation(Path("runs/norm"))
+    done = script("ablation=norm")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "group          3     91.0 ± 3.3  1.3   +0.0 ± 2.2    1.000  no difference shown" in done.stdout
+    assert done.stdout.endswith("Picture: runs/norm/report/figure.png\n")
+    assert sorted(os.listdir()) == ["runs"]  # no folders of Hydra's
+    loss = script("runs=runs/norm", "metric=test/loss", "output=loss")
+    assert "lower is better" in loss.stdout
+    assert Path("loss/table.csv").exists()
+
+
+def test_the_commands_errors_are_one_message(here):
+    make_ablation(Path("runs/norm"))
+    for arguments, message in (
+        (["ablation=nrm"], "runs/nrm does not exist; did you mean runs/norm?"),
+        (["ablation=norm", "metric=test/acuracy"], "did you mean `metric=test/accuracy`?"),
+        ([], "say `ablation=<name>` or `runs=<folder>`. In runs there are: norm"),
+        (["rus=x"], "rus"),
+    ):
+        failed = script(*arguments)
+        assert failed.returncode == 1
+        assert message in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def test_the_command_starts_fast_and_without_torch(here):
+    make_ablation(Path("runs/norm"))
+    heavy = ("torch", "lightning", "torchvision", "timm", "scipy.stats", "matplotlib.pyplot")
+    code = (
+        f"import sys, runpy; sys.argv[1:] = ['ablation=norm']; sys.path.insert(0, '');"
+        f"runpy.run_path({str(ROOT / 'scripts/report.py')!r}, run_name='__main__');"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "[]", run.stderr
+    # The processor's time, 0.5 s alone: the clock's depends on what else the machine does.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    assert "ablation=normalization" in script("--help").stdout
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.5
