@@ -1,0 +1,320 @@
+"""The one data module, for all tasks: reader -> samples -> batches on the device.
+
+Three promises are kept here. A seed repeats exactly, with any number of workers and processes: order
+and augmentation are functions of (seed, epoch, index) and of nothing else. A resumed run sees exactly
+the batches it had not seen. Evaluation counts every sample once, however many processes share it.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from paribus.data.samples import IGNORE, DataError, Problem, Reader, Sample, Split
+from paribus.data.transforms import Transform
+
+log = logging.getLogger(__name__)
+
+
+class DataModule(LightningDataModule):
+    """Batches of ``(images, targets, ids)``.
+
+    Images arrive at the model as float ``[B, 3, H, W]`` (``[B, 1, H, W]`` with ``channels=1``),
+    normalized on the device; until there they are uint8. Targets: int64 ``[B]`` (label), float
+    ``[B, C]`` (labels), int64 ``[B, H, W]`` with 255 ignored (mask), a list of dicts (boxes). Images
+    of unequal size are padded to the batch's largest, masks with 255.
+
+    Args:
+        batch_size: images of one optimizer step, over all processes and accumulated parts.
+        size: (H, W) the network sees; None keeps every image's own.
+        fit: how an image of another size gets there: stretched, cropped or padded.
+        mean, std: of the training images scaled to [0, 1], one number a channel.
+        on_error: stop before training, or skip, the samples that cannot be used.
+        verify: read every file once before the first training on it.
+        train_fraction: share of the training samples that is used, chosen by the seed.
+    """
+
+    # A process without a sample would skip the metrics' exchange and leave the others waiting:
+    # refused in _indices, with the fix.
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        batch_size: int,
+        mean: list[float],
+        std: list[float],
+        size: tuple[int, int] | None = None,
+        fit: Literal["stretch", "crop", "pad"] = "stretch",
+        channels: Literal[1, 3] = 3,
+        num_workers: int = 0,
+        on_error: Literal["stop", "skip"] = "stop",
+        verify: bool = True,
+        train_fraction: float = 1.0,
+        augmentation: dict[str, list] | None = None,
+        seed: int = 0,
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        if len(mean) != channels or len(std) != channels:
+            raise ValueError(
+                f"`data.mean` and `data.std` need {channels} numbers, one a channel: {mean}, {std}"
+            )
+        if not 0 < train_fraction <= 1:
+            raise ValueError(f"`data.train_fraction={train_fraction}`: more than 0, at most 1")
+        if batch_size < 1:
+            raise ValueError(f"`data.batch_size={batch_size}`: 1 or more")
+        self.reader, self.batch_size, self.num_workers = reader, batch_size, num_workers
+        self.on_error, self.verify, self.train_fraction, self.seed = on_error, verify, train_fraction, seed
+        self.channels, self.channels_last = channels, channels_last
+        self.size = (size[0], size[1]) if size else None
+        self.mean = torch.tensor(mean).mul(255).view(1, -1, 1, 1)
+        self.scale = torch.tensor(std).mul(255).reciprocal().view(1, -1, 1, 1)
+        augmentation = augmentation or {}
+        target = reader.target
+        self.train_transform = Transform(target=target, size=self.size, fit=fit, **augmentation)
+        self.eval_transform = Transform(target=target, size=self.size, fit=fit)
+        self.splits: dict[str, Split] = {}
+
+    @property
+    def target(self) -> str:
+        return self.reader.target
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.reader.classes
+
+    # --- the sets ----------------------------------------------------------------------------------
+
+    def open(self, *names: str) -> None:
+        """Opens and verifies splits; a set that does not hold what the config says raises DataError."""
+        for name in names:
+            if name in self.splits:
+                continue
+            split = self.reader.split(name)
+            problems = self._problems(split) if self.verify else []
+            if problems and self.on_error == "stop":
+                raise DataError(problems)
+            if problems:
+                log.warning(
+                    "%s: %d of %d samples left out (data.on_error=skip)", name, len(problems), len(split)
+                )
+                split = split.without({p.index for p in problems})
+            if not len(split):
+                raise DataError(f"the {name} split is empty")
+            self.splits[name] = split
+
+    def _problems(self, split: Split) -> list[Problem]:
+        """What is wrong with a split; remembered, so that a set is read whole once and not every run."""
+        files = getattr(split, "files", None)
+        if files is None:
+            return split.problems()
+        key = hashlib.sha256(type(self.reader).__qualname__.encode())
+        key.update(repr(sorted((k, v) for k, v in vars(self.reader).items() if _plain(v))).encode())
+        for file in files():
+            state = os.stat(file) if os.path.exists(file) else None
+            key.update(f"{file}{state and (state.st_size, state.st_mtime_ns)}".encode())
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "paribus", "verified")
+        known = cache / f"{key.hexdigest()[:32]}.json"
+        if known.is_file():
+            return [Problem(*row) for row in json.loads(known.read_text())]
+        log.info("reading every file once (data.verify=false leaves this out)")
+        problems = split.problems()
+        cache.mkdir(parents=True, exist_ok=True)
+        part = known.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(problems))
+        part.replace(known)
+        return problems
+
+    def setup(self, stage: str) -> None:
+        self.open(*{"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()))
+
+    # --- the loaders -------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader:
+        split = self.splits["train"]
+        chosen = np.arange(len(split))
+        if self.train_fraction < 1:
+            count = max(1, round(len(split) * self.train_fraction))
+            chosen = np.sort(np.random.default_rng(self.seed).permutation(len(split))[:count])
+        rank, world = self._share()
+        size = self._batch_size()
+        epoch, done = self._progress()
+        order = Order(
+            chosen,
+            seed=self.seed,
+            epoch=epoch,
+            start=done * size,
+            rank=rank,
+            world=world,
+            multiple=size * world,
+        )
+        if not len(order):
+            raise DataError(
+                f"{len(chosen)} training samples do not fill one batch of {size * world}: "
+                f"data.batch_size={len(chosen) // world * world or 1}"
+            )
+        return self._loader(Samples(split, self.train_transform, self.seed), order, size)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self.eval_dataloader("test")
+
+    def eval_dataloader(self, name: str) -> DataLoader:
+        """Every sample of a split once, in order, this process's share of them."""
+        split = self.splits[name]
+        rank, world = self._share()
+        if len(split) < world:
+            raise DataError(
+                f"the {name} split has {len(split)} samples for {world} processes: trainer.devices={len(split)}"
+            )
+        return self._loader(
+            Samples(split, self.eval_transform, None), range(len(split))[rank::world], self._batch_size()
+        )
+
+    def _loader(self, samples: "Samples", order: Any, size: int) -> DataLoader:
+        return DataLoader(
+            samples,
+            batch_size=size,
+            sampler=order,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _batch_size(self) -> int:
+        """Images of one forward pass of one process."""
+        parts = self._share()[1] * (self.trainer.accumulate_grad_batches if self.trainer else 1)
+        if self.batch_size % parts:
+            raise ValueError(
+                f"`data.batch_size={self.batch_size}` does not divide among {parts} devices x accumulated parts: "
+                f"data.batch_size={max(1, self.batch_size // parts) * parts}"
+            )
+        return self.batch_size // parts
+
+    def _progress(self) -> tuple[int, int]:
+        """(epoch, batches of it already trained on), from the progress a checkpoint restored.
+
+        Lightning restores its loops but not a loader's place, and builds the first iterator before it
+        calls ``set_epoch`` (Lightning issue 21938); hence this look at its semi-private progress.
+        """
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        epoch, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+        if epoch.ready <= epoch.processed:
+            return epoch.processed, 0
+        if batch.is_last_batch:
+            return epoch.processed + 1, 0
+        return epoch.processed, batch.current.processed
+
+    # --- on the device -----------------------------------------------------------------------------
+
+    def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> tuple:
+        images, targets, ids = batch
+        return self.normalize(images), targets, ids
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 ``[B, 3, H, W]`` -> float ``[B, channels, H, W]``, normalized."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        result = images.to(torch.float32, memory_format=layout)
+        if self.channels == 1:
+            result = result.mean(1, keepdim=True)
+        return result.sub_(self.mean.to(result.device)).mul_(self.scale.to(result.device))
+
+
+class Samples(Dataset):
+    """A split behind its transform. A key is an index, or (index, epoch) where augmentation is drawn."""
+
+    def __init__(self, split: Split, transform: Transform, seed: int | None):
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        if isinstance(key, tuple):
+            index, epoch = key
+            assert self.seed is not None
+            draw = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
+            return self.transform(self.split[index], draw)
+        return self.transform(self.split[key], None)
+
+
+class Order(Sampler[tuple[int, int]]):
+    """This process's share of an epoch's order, as (index, epoch); a function of (seed, epoch).
+
+    Every process draws the same permutation and takes each ``world``-th of it, so that the global
+    batches are those of one process. The tail that does not fill a global batch (``multiple``) waits
+    for another epoch. ``start`` samples of this process are skipped in the first epoch only: the part
+    of it that a resumed run has behind it.
+    """
+
+    def __init__(
+        self, indices: np.ndarray, *, seed: int, epoch: int, start: int, rank: int, world: int, multiple: int
+    ):
+        self.indices, self.seed, self.epoch, self.start = indices, seed, epoch, start
+        self.rank, self.world = rank, world
+        self.kept = len(indices) // multiple * multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning as every epoch begins."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        draw = np.random.default_rng([self.seed, self.epoch])
+        order = self.indices[draw.permutation(len(self.indices))][: self.kept]
+        for index in order[self.rank :: self.world][self.start :]:
+            yield int(index), self.epoch
+
+    def __len__(self) -> int:
+        return self.kept // self.world
+
+
+def collate(samples: list[Sample]) -> tuple[torch.Tensor, Any, list[str]]:
+    """Samples -> one batch on the host: uint8 images ``[B, 3, H, W]``, targets by kind, ids."""
+    images, targets, ids = zip(*samples, strict=True)
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    stacked = torch.from_numpy(_stack(images, height, width, 0)).permute(0, 3, 1, 2)
+    first = targets[0]
+    batch: Any
+    if isinstance(first, dict):
+        batch = [{key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in t.items()} for t in targets]
+        for target in batch:
+            if "masks" in target:  # instance masks grow with the image
+                below, right = height - target["masks"].shape[1], width - target["masks"].shape[2]
+                target["masks"] = torch.nn.functional.pad(target["masks"], (0, right, 0, below))
+    elif isinstance(first, np.ndarray) and first.ndim == 2:
+        batch = torch.from_numpy(_stack(targets, height, width, IGNORE)).long()
+    elif isinstance(first, np.ndarray):
+        batch = torch.from_numpy(np.stack(targets)).float()
+    else:
+        batch = torch.tensor(targets)
+    return stacked, batch, list(ids)
+
+
+def _stack(arrays: tuple[np.ndarray, ...], height: int, width: int, fill: int) -> np.ndarray:
+    if all(a.shape[:2] == (height, width) for a in arrays):
+        return np.stack(arrays)
+    out = np.full((len(arrays), height, width, *arrays[0].shape[2:]), fill, arrays[0].dtype)
+    for i, array in enumerate(arrays):
+        out[i, : array.shape[0], : array.shape[1]] = array
+    return out
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | None | tuple | list | dict)

@@ -1,0 +1,107 @@
+"""The annotated objects of one image, and how they become a sample. What the detection readers share."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from paribus.data.files import SampleError, read_image, wh
+from paribus.data.samples import Sample
+
+FIX_BOX = (
+    "correct the boxes, or set `data.reader.clip_boxes=true`: clips them, leaves out those without an area"
+)
+
+
+class Objects(NamedTuple):
+    """The annotation of one image, as parsed, before its image is seen."""
+
+    image: str  # relative to the root, as is source
+    source: str
+    size: tuple[int, int] | None  # (H, W) that the annotation claims
+    names: list[str]  # of the classes
+    ids: list[int]  # of the objects, for messages
+    boxes: np.ndarray  # float32 [N, 4], x1 y1 x2 y2 as in the file
+    more: dict[str, np.ndarray]  # iscrowd int64 [N], area float32 [N]
+    segments: list[Any] | None = None  # polygons or run lengths
+    first_pixel: int = 0  # 1: x1 and y1 count pixels from 1
+    broken: tuple[str, str] | None = None  # what is wrong with the annotation itself, and the fix
+
+
+class ReadObjects:
+    """Makes a sample of `Objects`: decodes the image, checks the boxes against it."""
+
+    def __init__(self, root: Path, classes: Iterable[str], unknown: str, clip: bool):
+        self.root, self.clip, self.unknown = root, clip, unknown
+        self.labels = {name: label for label, name in enumerate(classes)}
+
+    def __call__(self, item: Objects) -> Sample:
+        source = self.root / item.source
+        if item.broken:
+            raise SampleError(source, *item.broken)
+        image = read_image(self.root / item.image, annotated=item.size)
+        height, width = image.shape[:2]
+        if item.size is not None and item.size != (height, width):
+            raise SampleError(
+                source,
+                f"is made for {wh(item.size)}, its image {item.image} is {wh(image.shape)} (width x height)",
+                "annotate the image that is there, or put back the one that was annotated",
+            )
+        strange = sorted({name for name in item.names if name not in self.labels})
+        if strange and self.unknown == "stop":
+            raise SampleError(
+                source,
+                f"{item.image} has objects of the unknown class(es) {strange}",
+                "add them to `data.reader.classes`, correct the names, or set `data.reader.unknown=drop`",
+            )
+        known = np.array([name in self.labels for name in item.names], bool)
+        ordered = (item.boxes[:, 2:] > item.boxes[:, :2]).all(1)
+        boxes = item.boxes - np.array([item.first_pixel, item.first_pixel, 0, 0], np.float32)
+        # Up to one pixel outside is rounding, and clipped without a word.
+        limit = np.array([width, height, width, height], np.float32)
+        inside = ((boxes >= -1) & (boxes <= limit + 1)).all(1)
+        boxes = np.clip(boxes, 0, limit)
+        full = ordered & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        wrong = np.flatnonzero(known & ~(inside & full))
+        if len(wrong) and not self.clip:
+            raise SampleError(source, self._say(item, wrong, ordered, (height, width)), FIX_BOX)
+        kept = np.flatnonzero(known & full)
+        target = {
+            "boxes": boxes[kept],
+            "labels": np.array([self.labels[item.names[i]] for i in kept], np.int64),
+            **{key: values[kept] for key, values in item.more.items()},
+        }
+        if item.segments is not None:
+            target["masks"] = self._masks(item, kept, (height, width))
+        return Sample(image, target, item.image)
+
+    def sources(self, item: Objects) -> list[Path]:
+        return [self.root / item.image, self.root / item.source]
+
+    def _say(self, item: Objects, wrong: np.ndarray, ordered: Any, size: tuple[int, int]) -> str:
+        said = []
+        for i in wrong[:3]:
+            x1, y1, x2, y2 = item.boxes[i].tolist()
+            how = f"lies outside the image ({wh(size)})" if ordered[i] else "has no area or is inverted"
+            said.append(
+                f"object {item.ids[i]} ({item.names[i]}) x {x1:g} to {x2:g}, y {y1:g} to {y2:g} {how}"
+            )
+        return "; ".join(said) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+
+    def _masks(self, item: Objects, kept: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        from faster_coco_eval.core import mask as coco_masks
+
+        assert item.segments is not None
+        masks = np.zeros((len(kept), *size), np.uint8)
+        for mask, i in zip(masks, kept, strict=True):
+            try:
+                rle = coco_masks.segmToRle(item.segments[i], size[1], size[0])
+                mask[:] = coco_masks.decode(rle)
+            except Exception as error:  # the C++ code raises whatever it stumbles on
+                raise SampleError(
+                    self.root / item.source,
+                    f"the mask of object {item.ids[i]} in {item.image} cannot be decoded ({error})",
+                    "write a polygon or a run-length encoding of the image's size",
+                ) from error
+        return masks
