@@ -1,0 +1,118 @@
+"""What happens around training, through Lightning's callbacks."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class EMA(WeightAveraging):
+    """A moving average of the weights, which is what is judged and kept as the best checkpoint.
+
+    Lightning's EMAWeightAveraging lacks the warm-up: with a fixed decay of 0.999 the average of a short
+    run is mostly its initial weights. Here the decay at the t-th update is min(decay, (1 + t) / (10 + t)),
+    as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, decay: float):
+        @torch.no_grad()
+        def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor | int) -> None:
+            t = float(updates)
+            rate = 1 - min(decay, (1 + t) / (10 + t))
+            floats = [(a, w) for a, w in zip(averages, weights, strict=True) if a.is_floating_point()]
+            torch._foreach_lerp_([a for a, _ in floats], [w.to(a.dtype) for a, w in floats], rate)
+            for average, weight in zip(averages, weights, strict=True):
+                if not average.is_floating_point():  # counters of batch norm
+                    average.copy_(weight)
+
+        super().__init__(multi_avg_fn=update)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return step_idx is not None
+
+
+class Speed(Callback):
+    """Seconds of training, validation left out, and the images seen in them, of all processes."""
+
+    def __init__(self) -> None:
+        self.images, self.seconds, self.since = 0, 0.0, 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.images += len(batch[2]) * trainer.world_size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.since:
+            self.seconds += time.perf_counter() - self.since
+            self.since = 0.0
+
+
+class Progress(Callback):
+    """Epoch, batch, rate and the monitored metric: a bar on a terminal, a line an epoch elsewhere.
+
+    Moved at most five times a second and never waiting for the device, unlike Lightning's bars, which
+    cost 0.3 ms a step. ``brief`` leaves the epochs' lines out, for runs of a sweep.
+    """
+
+    def __init__(self, label: str, monitor: str, brief: bool):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(file=sys.stdout)
+        self.monitor, self.brief, self.label = monitor, brief, label
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+            refresh_per_second=5,
+        )
+        self.state, self.began = "", 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+        done = trainer.global_step * trainer.accumulate_grad_batches
+        self.task = self.bar.add_task(self.label, total=total, completed=done, state=self.state)
+        self.bar.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.bar.advance(self.task)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not hasattr(self, "task"):
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            return
+        epochs = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.state = f"{epochs}  {self.monitor} {value:.4f}"
+        self.bar.update(self.task, state=self.state)
+        if not self.brief:
+            self.console.print(f"{self.state}  {time.perf_counter() - self.began:.1f} s", highlight=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.bar.stop()

@@ -1,0 +1,273 @@
+"""The check of every key, before anything is loaded.
+
+Three layers know what is valid: dataclasses for the root and the trainer (Hydra and OmegaConf hold
+configs to them), the constructor's signature for every node with a ``_target_``, and the contradictions
+between groups. All are read as text: a wrong key costs half a second, not the import of torch.
+"""
+
+import ast
+import contextlib
+import difflib
+import json
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from paribus.config import CONF, AblationConfig, AugmentationConfig, ConfigError, TrainConfig, TrainerConfig
+from paribus.signatures import Signature, TargetError, alias, signature
+
+# What the builder hands to each group's constructor, and a config therefore may not set.
+SUPPLIED = {
+    "data": {"augmentation", "seed", "channels_last"},
+    "model": {"backbone", "num_classes"},
+    "task": {"model", "metrics", "optimizer", "scheduler", "log_every", "seed"},
+    "optimizer": {"params"},
+    "logger": {"folder", "config"},
+}
+NEEDED = ("data", "backbone", "model", "task", "optimizer", "scheduler")
+# The kinds of target that the models and readers of a room can answer.
+ROOMS = {
+    "paribus.models.classifier.": ("label", "labels"),
+    "paribus.models.segmentation.": ("mask",),
+    "paribus.models.detection.": ("boxes",),
+    "paribus.data.classification.": ("label", "labels"),
+    "paribus.data.published.": ("label", "labels"),
+    "paribus.data.segmentation.": ("mask",),
+    "paribus.data.detection.": ("boxes",),
+    "paribus.tasks.Classification": ("label", "labels"),
+    "paribus.tasks.Segmentation": ("mask",),
+    "paribus.tasks.Detection": ("boxes",),
+}
+TASKS = {"label": "classification", "labels": "multilabel", "mask": "segmentation", "boxes": "detection"}
+MODELS = {"label": "classifier", "labels": "classifier", "mask": "unet", "boxes": "retinanet"}
+
+
+def check(cfg: DictConfig) -> TrainConfig:
+    """The config as plain typed objects, once every key in it is known to be read and to fit.
+
+    Raises ConfigError with every fault at once, each with its origin, the nearest valid key and what
+    would be valid. Reads source files only; neither torch nor any data is touched.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(
+            "\n".join(
+                f"`{key}` has no value{_origin(key)}: set it on the command line, {key}=..."
+                for key in missing
+            )
+        )
+    try:
+        OmegaConf.resolve(plain := OmegaConf.create(cfg))
+        config: Any = OmegaConf.to_object(plain)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{str(error).splitlines()[0]} (key `{error.full_key}`)") from None
+    assert isinstance(config, TrainConfig)
+    faults = list(_unknown(cfg))
+    for group in NEEDED:
+        if "_target_" not in getattr(config, group):
+            faults.append(f"`{group}` names no `_target_`: choose an option, {group}={_options(group)[0]}")
+    for path, node in _targets("", {name: getattr(config, name) for name in config.__dataclass_fields__}):
+        faults += _node_faults(path, node)
+    if not faults:
+        faults = _contradictions(config)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def _unknown(cfg: DictConfig) -> Iterator[str]:
+    """Keys beside the schema's, which ``+key=`` and ``++key=`` add without a word."""
+    for path, schema in (
+        ("", TrainConfig),
+        ("trainer", TrainerConfig),
+        ("augmentation", AugmentationConfig),
+        ("ablation", AblationConfig),
+    ):
+        node = cfg[path] if path else cfg
+        valid = list(schema.__dataclass_fields__)
+        for key in node or ():
+            if key not in valid:
+                where = f"{path}.{key}".lstrip(".")
+                yield f"`{where}`{_origin(where)} is no key{near(str(key), valid)}; valid: {', '.join(valid)}"
+
+
+def _targets(path: str, node: Any) -> Iterator[tuple[str, dict]]:
+    """Every node with a ``_target_`` below ``node``, with its dotted path."""
+    if isinstance(node, AugmentationConfig):
+        node = vars(node)
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from _targets(f"{path}.{key}".lstrip("."), value)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _targets(f"{path}[{index}]", value)
+
+
+def _node_faults(path: str, node: dict) -> list[str]:
+    """Faults of one ``_target_`` node: no such target, unknown key, missing key, wrong type."""
+    target = node["_target_"]
+    supplied = SUPPLIED.get(path, set())
+    try:
+        known = signature(target)
+    except TargetError as error:
+        return [f"`{path}._target_`{_origin(path)}: {error}"]
+    faults = []
+    for key, value in node.items():
+        where = f"{path}.{key}"
+        if key in ("_target_", "_partial_"):
+            continue
+        if key in supplied:
+            faults.append(f"`{where}`{_origin(where)} is set by Paribus itself: remove it")
+        elif key not in known.parameters and not known.open:
+            valid = [k for k in known.parameters if k not in supplied]
+            faults.append(
+                f"`{where}`{_origin(where)}: {target} has no parameter '{key}'{near(key, valid)}; "
+                f"valid: {', '.join(valid)}"
+            )
+        elif not (isinstance(value, dict) and "_target_" in value):
+            fault = _type_fault(value, known, key)
+            if fault:
+                faults.append(f"`{where}={value}`{_origin(where)}: {fault}")
+    for key, parameter in known.parameters.items():
+        if parameter.required and key not in node and key not in supplied:
+            faults.append(f"`{path}` lacks `{key}`, which {target} needs: {path}.{key}=...")
+    return faults
+
+
+def _type_fault(value: Any, known: Signature, key: str) -> str | None:
+    """What is wrong with a value, by the parameter's annotation; None if it fits or cannot be known."""
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+
+    parameter = known.parameters.get(key)
+    if parameter is None or parameter.annotation is None:
+        return None
+    annotation = parameter.annotation
+    try:
+        adapter = TypeAdapter(_type(annotation, parameter.module))
+    except (NameError, AttributeError, TypeError, SyntaxError, PydanticUserError):
+        return None  # a type of the library's own; its constructor will judge
+    try:
+        # As JSON: there a list is a tuple and 1 is a float, and still "3" is no int.
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        return (
+            "; ".join(f"{e['msg'][0].lower()}{e['msg'][1:]}" for e in error.errors()[:1]) + f" ({annotation})"
+        )
+    return None
+
+
+def _type(annotation: str, module: str) -> Any:
+    """The type that an annotation in ``module`` means; NameError if it is none that a YAML can hold."""
+    node = ast.parse(annotation, mode="eval").body
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        members = [node.left, node.right]
+    elif isinstance(node, ast.Subscript) and ast.unparse(node.value) in ("Union", "typing.Union"):
+        members = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    elif isinstance(node, ast.Name) and (meant := alias(module, node.id)):
+        return _type(*meant)
+    else:  # source of ours or of a library, never of the config
+        return eval(annotation, {**vars(typing), "Sequence": list, "Path": str})
+    texts = [ast.unparse(member) for member in members]
+    # A config holds no tensor: of `float | Tensor` the float is left.
+    return typing.Union[tuple(_type(text, module) for text in texts if text != "Tensor")]  # noqa: UP007
+
+
+def _contradictions(config: TrainConfig) -> list[str]:
+    """Choices that are valid one by one and cannot go together, with the override that mends them."""
+    faults = []
+    wanted = config.task.get("target")
+    for group, target, mend in (
+        ("task", config.task["_target_"], lambda kind: f"task={TASKS[kind]}"),
+        (
+            "model",
+            config.model["_target_"],
+            lambda kind: f"task={TASKS[kind]}, or model={MODELS[str(wanted)]}",
+        ),
+        (
+            "data.reader",
+            config.data.get("reader", {}).get("_target_", ""),
+            lambda kind: f"task={TASKS[kind]}",
+        ),
+    ):
+        kinds = next((k for prefix, k in ROOMS.items() if target.startswith(prefix)), None)
+        if kinds and wanted in TASKS and wanted not in kinds:
+            faults.append(
+                f"`{group}` is {target}, which answers with {' or '.join(kinds)}, but `task.target` is {wanted}: "
+                f"{mend(kinds[0])}"
+            )
+    trainer = config.trainer
+    parts = max(trainer.devices, 1) * trainer.num_nodes * trainer.accumulate
+    size = config.data.get("batch_size")
+    if isinstance(size, int) and size % parts:
+        faults.append(
+            f"`data.batch_size={size}` is the batch of one step over all devices and does not divide by {parts} "
+            f"(devices x nodes x accumulate): data.batch_size={max(parts, size // parts * parts)}"
+        )
+    if "lr" not in config.optimizer:
+        faults.append("`optimizer` lacks `lr`, the base rate: optimizer.lr=0.001")
+    monitor = config.task.get("monitor", "")
+    if not str(monitor).startswith("val/"):
+        faults.append(
+            f"`task.monitor={monitor}`: the best checkpoint is chosen on the validation set: val/..."
+        )
+    if config.ablation and set(config.ablation.baseline) != set(config.ablation.factors):
+        faults.append(
+            "`ablation.baseline` must name one level of each factor: " + ", ".join(config.ablation.factors)
+        )
+    if trainer.devices != 1 and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        faults.append(
+            "a sweep runs its jobs on one device each (several devices inside a sweep train silently on part of "
+            "the data): trainer.devices=1, or start the jobs one by one"
+        )
+    return faults
+
+
+def near(key: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    return f", nearest: '{close[0]}'" if close else ""
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml")) or ["?"]
+
+
+def _origin(path: str) -> str:
+    """Where a key comes from, as `` (conf/optimizer/sgd.yaml)`` or `` (override +a.b=1)``."""
+    if not HydraConfig.initialized():
+        return ""
+    hydra = HydraConfig.get()
+    key = path.replace("[", ".").replace("]", "")
+    for override in reversed(hydra.overrides.task):
+        name = override.lstrip("+~").split("=")[0]
+        chooses = name in hydra.runtime.choices  # an option of a group: its file is the origin
+        if not chooses and (key == name or key.startswith(name + ".") or name.startswith(key + ".")):
+            return f" (override {override})"
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    for group in ("ablation", "experiment", key.split(".")[0]):  # the later in the defaults list wins
+        choice = hydra.runtime.choices.get(group)
+        inside = key if group in ("ablation", "experiment") else key.partition(".")[2]
+        for file in [folder / group / f"{choice}.yaml" for folder in folders]:
+            if file.is_file() and (not inside or _holds(OmegaConf.load(file), inside)):
+                return f" ({file.parents[1].name}/{group}/{file.name})"
+    return " (conf/train.yaml)"
+
+
+def _holds(node: Any, path: str) -> bool:
+    """Whether a dotted path leads somewhere in a file; a value that is missing (???) is there too."""
+    for key in path.split("."):
+        if OmegaConf.is_list(node) and key.isdigit() and int(key) < len(node):
+            node = node._get_node(int(key))
+        elif OmegaConf.is_dict(node) and key in node._content:
+            node = node._get_node(key)
+        else:
+            return False
+    return True

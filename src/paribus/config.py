@@ -1,0 +1,209 @@
+"""The config as typed objects, and the parts that are built from it.
+
+The root, the trainer and the ablation are dataclasses, which Hydra holds every file and override to.
+The other groups are nodes with a ``_target_``: there the constructor's signature is the schema
+(checks.py). Nothing here imports torch before ``build``.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from paribus.results import job_name
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+class ConfigError(ValueError):
+    """The config says something that cannot be done; the message names the key and the fix."""
+
+
+@dataclass
+class AugmentationConfig:
+    before_resize: list[Any] = field(default_factory=list)
+    after_resize: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class TrainerConfig:
+    """How training runs, whatever is trained. One optimizer step sees ``data.batch_size`` images."""
+
+    accelerator: str = "cpu"  # cpu | gpu
+    devices: int = 1  # processes on this machine; -1: every GPU
+    num_nodes: int = 1
+    strategy: str = "auto"  # auto | ddp
+    precision: str = "32-true"  # 32-true | bf16-mixed | 16-mixed (GPU)
+    max_epochs: int = 10
+    max_steps: int = -1  # optimizer steps; ends training before max_epochs if it comes first
+    accumulate: int = 1  # the batch goes through the network in this many parts, to save memory
+    gradient_clip: float | None = None  # largest norm of the gradient
+    early_stopping: int | None = None  # stop after this many validations without a better one
+    ema: float | None = None  # decay of the moving average of the weights, 0.999 say
+    channels_last: bool = False
+    validate_every: int = 1  # epochs
+    checkpoint_every: int | None = None  # steps, besides after every validation
+    log_every: int = 50  # steps between two log rows: between them nothing waits for the device
+    threads: int | None = None  # null: the cores, or OMP_NUM_THREADS where that is set
+    deterministic: bool = False  # error on operations without a deterministic path (GPU)
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, message: str) -> None:
+            if not ok:
+                raise ConfigError(f"trainer.{message}")
+
+        need(self.accelerator in ("cpu", "gpu"), f"accelerator={self.accelerator}: cpu or gpu")
+        need(self.strategy in ("auto", "ddp"), f"strategy={self.strategy}: auto or ddp")
+        kinds = ("32-true", "bf16-mixed", "16-mixed")
+        need(self.precision in kinds, f"precision={self.precision}: one of {', '.join(kinds)}")
+        need(
+            not (self.accelerator == "cpu" and self.precision == "16-mixed"),
+            "precision=16-mixed needs a GPU; on the processor use trainer.precision=bf16-mixed",
+        )
+        need(
+            self.devices == -1 or self.devices >= 1, f"devices={self.devices}: 1 or more, or -1 for every GPU"
+        )
+        need(
+            not (self.accelerator == "cpu" and self.devices == -1),
+            "devices=-1 means every GPU; on the processor say how many processes, trainer.devices=2",
+        )
+        need(
+            self.devices == 1 or self.strategy == "ddp",
+            f"devices={self.devices} needs trainer.strategy=ddp (trainer=ddp or trainer=ddp_cpu)",
+        )
+        for key in ("max_epochs", "accumulate", "validate_every", "log_every", "num_nodes"):
+            need(getattr(self, key) >= 1, f"{key}={getattr(self, key)}: 1 or more")
+        for key in ("gradient_clip", "early_stopping", "checkpoint_every", "threads"):
+            value = getattr(self, key)
+            need(value is None or value > 0, f"{key}={value}: more than 0, or null for none")
+        need(self.ema is None or 0 < self.ema < 1, f"ema={self.ema}: between 0 and 1, or null for none")
+
+
+@dataclass
+class AblationConfig:
+    """A question: the factors with their levels, the seeds, the metric and the baseline."""
+
+    question: str = MISSING
+    source: str | None = None
+    factors: dict[str, list[Any]] = MISSING
+    seeds: list[int] = MISSING
+    metric: str = MISSING
+    baseline: dict[str, Any] = MISSING
+
+
+@dataclass
+class TrainConfig:
+    name: str = MISSING
+    seed: int = 0
+    root: str = "runs"
+    test: bool = True
+    data: dict[str, Any] = field(default_factory=dict)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: dict[str, Any] = field(default_factory=dict)
+    ablation: AblationConfig | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    run: str = MISSING  # a run folder
+    split: str = "test"  # train | val | test
+    data_root: str | None = None  # where the data is now, if not where it was
+    batch_size: int | None = None
+    num_workers: int | None = None
+    accelerator: str = "cpu"
+
+
+@dataclass
+class PredictConfig:
+    run: str = MISSING  # a run folder
+    images: str = MISSING  # a file, a folder or a glob
+    output: str | None = None  # default: <run>/predictions
+    batch_size: int = 16
+    score_threshold: float = 0.3  # boxes below it are not drawn; the JSON holds them all
+    accelerator: str = "cpu"
+
+
+@dataclass
+class ReportConfig:
+    name: str | None = None  # an ablation: reads <root>/<name>
+    runs: str | None = None  # or any folder of runs
+    root: str = "runs"
+    metric: str | None = None  # a name in result.json; default: the ablation's
+    output: str | None = None  # default: `report` inside the folder
+
+
+def register() -> None:
+    """Makes the schemas and the resolvers known to Hydra. Called before composing."""
+    store = ConfigStore.instance()
+    for schema in (TrainConfig, EvaluateConfig, PredictConfig, ReportConfig):
+        store.store(name=schema.__name__.replace("Config", "_schema").lower(), node=schema)
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+
+
+# --- building --------------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """What a run is made of."""
+
+    data: Any
+    task: Any
+    logger: Any
+
+
+def build(config: TrainConfig, folder: Path | None = None) -> Parts:
+    """The data module, the task around its model, and the logger, as the config describes them.
+
+    The backbone comes first and the data second: what a network cannot do is said before a file is
+    read. With ``folder`` None no logger is made (evaluation, prediction).
+    """
+    from hydra.utils import instantiate
+
+    def make(node: dict[str, Any], **supplied: Any) -> Any:
+        made = instantiate(OmegaConf.create(node), _convert_="all", _partial_=bool(supplied) or "_partial_" in node)
+        # Through a partial: instantiate itself would make plain dicts of supplied dataclasses.
+        return made(**supplied) if supplied else made
+
+    from paribus import metrics
+
+    judge = {
+        "label": metrics.ClassificationMetrics,
+        "labels": metrics.MultilabelMetrics,
+        "mask": metrics.SegmentationMetrics,
+        "boxes": metrics.DetectionMetrics,
+    }[config.task["target"]]
+    backbone = make(config.backbone)
+    augmentation = {name: [make(t) for t in nodes] for name, nodes in asdict(config.augmentation).items()}
+    data = make(
+        config.data,
+        augmentation=augmentation,
+        seed=config.seed,
+        channels_last=config.trainer.channels_last,
+    )
+    model = make(config.model, backbone=backbone, num_classes=len(data.classes))
+    if config.trainer.channels_last:
+        import torch
+
+        model = model.to(memory_format=torch.channels_last)
+    task = make(
+        config.task,
+        model=model,
+        metrics=lambda: judge(data.classes),
+        optimizer=make(config.optimizer),
+        scheduler=make(config.scheduler),
+        log_every=config.trainer.log_every,
+        seed=config.seed,
+    )
+    logger = None
+    if folder is not None and "_target_" in config.logger:
+        logger = make(config.logger, folder=str(folder), config=asdict(config))
+    return Parts(data, task, logger)

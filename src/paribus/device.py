@@ -1,0 +1,62 @@
+"""What the machine gives a run: threads, a device, memory."""
+
+import os
+import platform
+import resource
+import sys
+
+from paribus.config import ConfigError, TrainerConfig
+
+
+def set_threads(trainer: TrainerConfig) -> int:
+    """The run's share of the cores, set before torch starts its pool.
+
+    More threads than free cores are the largest single loss on small machines (5 to 35 times slower:
+    OpenMP's threads spin while they wait), so the number is said once and everywhere.
+    """
+    processes = trainer.devices if trainer.accelerator == "cpu" else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = trainer.threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+    threads = given or max(1, cores // max(1, processes))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:  # a later run of this process
+        import torch
+
+        torch.set_num_threads(threads)
+    return threads
+
+
+def check_device(trainer: TrainerConfig) -> None:
+    """Raises ConfigError where the machine lacks what the config asks for."""
+    import torch
+
+    if trainer.accelerator != "gpu":
+        return
+    present = torch.cuda.device_count()
+    if not present and not torch.backends.mps.is_available():
+        raise ConfigError("`trainer.accelerator=gpu`: this machine shows no GPU to torch; use trainer=cpu")
+    if present and trainer.devices > present:
+        raise ConfigError(
+            f"`trainer.devices={trainer.devices}`: this machine shows {present} GPU(s); trainer.devices={present}"
+        )
+    if present and trainer.precision == "bf16-mixed" and not torch.cuda.is_bf16_supported():
+        raise ConfigError(
+            "`trainer.precision=bf16-mixed`: this GPU has no bfloat16; use trainer.precision=16-mixed"
+        )
+
+
+def device_name(trainer: TrainerConfig) -> str:
+    import torch
+
+    if trainer.accelerator == "gpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU where one is in use, else of this process."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

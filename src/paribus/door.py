@@ -1,0 +1,76 @@
+"""The door of every script: a user's mistake ends as one message and exit code 1, ours as a traceback."""
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from paribus import sweep
+from paribus.checks import near
+from paribus.config import register
+
+
+def door(main: Callable[[], Any]) -> None:
+    """Runs a script's Hydra main; a user's mistake ends as one message and exit code 1, no traceback."""
+    register()
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for news
+    full = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors and does not print them
+    try:
+        main()
+    except Exception as error:
+        if sweep.FAILED:
+            sys.exit(sweep.failures())
+        if full == "1" or not (message := explain(error)):
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+
+
+def quoted(argument: str) -> str:
+    """``run=runs/a/b=1,seed=0`` with its value quoted, if that is a path: Hydra reads = and , in it."""
+    key, sign, value = argument.partition("=")
+    if sign and re.search(r"[=,\[\](){}: ]", value) and value[0] not in "\"'" and (os.path.exists(value) or glob.glob(value)):
+        return f"{key}='{value}'"
+    return argument
+
+
+def explain(error: BaseException) -> str | None:
+    """A user's mistake in words; None for an error of ours, which deserves its traceback."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for cause in chain:
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return _explain_key(chain[0], cause)
+    for cause in chain:
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options:
+            group, _, choice = cause.missing_cfg_file.rpartition("/")
+            options = sorted(cause.options)
+            return f"{group}={choice}: no such option{near(choice, options)}; available: {', '.join(options)}"
+    for cause in chain:
+        if isinstance(cause, HydraException | OmegaConfBaseException | ValueError | FileNotFoundError):
+            return str(cause)
+    return None
+
+
+def _explain_key(error: BaseException, cause: OmegaConfBaseException) -> str:
+    """Hydra's refusal of a key, with the nearest one that exists and all that would be valid."""
+    key = cause.full_key or ""
+    parent, _, name = key.rpartition(".")
+    node = cause.parent_node
+    head = str(error).splitlines()[0].removesuffix(".")
+    if "To append to your config use" in str(error) or "not in" in (cause.msg or ""):
+        valid: list[str] = []
+        if isinstance(node, DictConfig):
+            valid = [str(k) for k in node if not str(k).startswith("_")]
+        where = f" of `{parent}`" if parent else ""
+        return f"{head}: `{key}` is no key{near(name, valid)}; valid keys{where}: {', '.join(valid)}"
+    return f"{head}: `{key}`: {(cause.msg or str(cause)).splitlines()[0]}"

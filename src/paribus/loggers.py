@@ -1,0 +1,257 @@
+"""Where the numbers go besides result.json: metrics.csv always, and W&B or TensorBoard if asked."""
+
+import netrc
+import os
+import secrets
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+from paribus.results import MetricsFile, flatten
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from paribus.pictures import Example
+
+
+class Csv(Logger):
+    """metrics.csv in the run folder: step,epoch,metric,value, one row a value.
+
+    Lightning's CSVLogger rewrites its file when a new metric comes, and deletes it when a run is
+    resumed; this one appends, and forgets only what lies past the checkpoint that is resumed.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__()
+        self.folder = Path(folder)
+        self.file: MetricsFile | None = None
+        self.epoch = 0
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def log_dir(self) -> str:
+        return str(self.folder)
+
+    @rank_zero_only
+    def resume_at(self, step: int) -> None:
+        self._open().truncate_after(step)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.epoch = int(metrics.get("epoch", self.epoch))  # Lightning puts the epoch among the metrics
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        self._open().append(step or 0, self.epoch, values)
+
+    def _open(self) -> MetricsFile:
+        if self.file is None:
+            self.file = MetricsFile(self.folder / "metrics.csv")
+        return self.file
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    def finalize(self, status: str) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+# What a chosen logger adds to Lightning's interface; train.py calls these:
+#   log_examples(split, examples, picture, target, classes)   judged samples, and the sheet of them
+#   log_result(found, checkpoint)                             what result.json will say
+#   finish(status)                                            "success", or else the run has failed
+# Lightning itself calls finalize("success") when fit ends, which is before the test and the pictures.
+
+
+class WandB(WandbLogger):
+    """Weights & Biases: curves over trainer/global_step, per-class tables, examples with masks and boxes.
+
+    A run there is named <name>/<job> and grouped by <name>; its config is the composed one, with each
+    factor of an ablation as a field of its own (`backbone_norm`), to group and filter by. Resuming a run
+    continues the one there: its id lies in the run folder.
+
+    mode: ``auto`` is online if the user has logged in (``wandb login``, or WANDB_API_KEY), else offline;
+        WANDB_MODE goes before. Offline runs lie in <run folder>/wandb: ``wandb sync`` uploads them,
+        ``wandb leet`` shows them in a terminal.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        config: dict[str, Any],
+        project: str = "paribus",
+        entity: str | None = None,
+        mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+        tags: list[str] | None = None,
+    ):
+        used = _mode() if mode == "auto" else mode
+        super().__init__(
+            name=f"{config['name']}/{Path(folder).name}",
+            project=project,
+            save_dir=folder,
+            id=_run_id(Path(folder, "wandb_id")),
+            entity=entity,
+            group=config["name"],
+            job_type="train",
+            tags=tags or [],
+            config=config | _factors(config),
+            mode=used,
+            settings={"silent": used in ("offline", "disabled"), "quiet": True},
+        )
+        self._wandb_init.pop("anonymous", None)  # W&B has dropped it, and may warn of it
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """W&B's run, begun when it is first asked for."""
+        import wandb
+
+        if self._experiment is None and wandb.run is not None:
+            wandb.finish(exit_code=1)  # nobody ended it, and Lightning would go on logging into it
+        return super().experiment
+
+    @rank_zero_only
+    def log_examples(
+        self,
+        split: str,
+        examples: Sequence["Example"],
+        picture: "np.ndarray",
+        target: str,
+        classes: Sequence[str],
+    ) -> None:
+        import wandb
+
+        from paribus.sheets import verdict
+
+        names = {**dict(enumerate(classes)), 255: "ignored"}
+        images = []
+        for example in examples:
+            if target == "mask":
+                pair = {"truth": example.truth, "prediction": example.answer}
+                masks = {name: {"mask_data": mask, "class_labels": names} for name, mask in pair.items()}
+                images.append(wandb.Image(example.image, caption=example.id, masks=masks))
+            elif target == "boxes":
+                boxes = {
+                    "truth": {"box_data": _box_data(example.truth, classes), "class_labels": names},
+                    "prediction": {"box_data": _box_data(example.answer, classes), "class_labels": names},
+                }
+                images.append(wandb.Image(example.image, caption=example.id, boxes=boxes))
+            else:
+                lines, _ = verdict(example, target, classes)
+                words = "; ".join(line for line, _ in lines)
+                images.append(wandb.Image(example.image, caption=f"{example.id}: {words}"))
+        self.experiment.log({f"{split}/examples": images})
+
+    @rank_zero_only
+    def log_result(self, found: dict[str, Any], checkpoint: str | Path) -> None:
+        """The summary: the best checkpoint's metrics and path, speed and size; and a table a split."""
+        import wandb
+
+        for split, table in found.get("per_class", {}).items():
+            if table:
+                rows = [list(row) for row in zip(*table.values(), strict=True)]
+                self.experiment.log({f"{split}/per_class": wandb.Table(columns=list(table), data=rows)})
+        plain = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
+        self.experiment.summary.update({**plain, **found["metrics"], "best_checkpoint": str(checkpoint)})
+
+    @rank_zero_only
+    def finish(self, status: str) -> None:
+        """Ends the run there; without it the next run of this process would log into this one."""
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+            self._experiment = None
+
+
+def _run_id(file: Path) -> str:
+    """The run's name at W&B, made once for a run folder."""
+    if file.is_file():
+        return file.read_text().strip()
+    name = secrets.token_hex(4)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name + "\n")
+    return name
+
+
+def _factors(config: dict[str, Any]) -> dict[str, Any]:
+    """{"backbone_norm": "group"}: no dots, which W&B takes for nesting."""
+    held = flatten(config)
+    keys = (config.get("ablation") or {}).get("factors") or {}
+    return {key.replace(".", "_"): held[key] for key in keys if key in held}
+
+
+def _mode() -> Any:
+    """Online if W&B would not have to ask who the user is. Nothing is asked, and no network is used."""
+    if os.environ.get("WANDB_MODE"):
+        return None  # W&B reads it itself
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.api_key or settings.identity_token_file:
+        return "online"
+    file = os.environ.get("NETRC", os.path.expanduser("~/.netrc"))
+    try:
+        known = netrc.netrc(file).hosts
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
+    return "online" if {urlsplit(settings.base_url).hostname, "api.wandb.ai"} & set(known) else "offline"
+
+
+def _box_data(found: dict[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
+    scores = found.get("scores")
+    data = []
+    for i, ((x0, y0, x1, y1), label) in enumerate(zip(found["boxes"], found["labels"], strict=True)):
+        box: dict[str, Any] = {
+            "position": {"minX": float(x0), "minY": float(y0), "maxX": float(x1), "maxY": float(y1)},
+            "domain": "pixel",
+            "class_id": int(label),
+            "box_caption": classes[int(label)],
+        }
+        if scores is not None:
+            box["scores"] = {"score": float(scores[i])}
+            box["box_caption"] += f" {scores[i]:.2f}"
+        data.append(box)
+    return data
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard, in <run folder>/tensorboard: ``tensorboard --logdir runs`` compares runs."""
+
+    def __init__(self, *, folder: str, config: dict[str, Any]):
+        super().__init__(save_dir=folder, name="tensorboard", version="")
+        self.config = config
+
+    @rank_zero_only
+    def log_examples(
+        self,
+        split: str,
+        examples: Sequence["Example"],
+        picture: "np.ndarray",
+        target: str,
+        classes: Sequence[str],
+    ) -> None:
+        self.experiment.add_image(f"{split}/examples", picture, dataformats="HWC")
+
+    @rank_zero_only
+    def log_result(self, found: dict[str, Any], checkpoint: str | Path) -> None:
+        """The factors and the seed with the metrics, for TensorBoard's table of hyperparameters."""
+        self.log_hyperparams({"seed": self.config["seed"], **_factors(self.config)}, found["metrics"])
+
+    @rank_zero_only
+    def finish(self, status: str) -> None:
+        self.finalize(status)

@@ -1,0 +1,212 @@
+"""One run, from a config to a folder that says what was found. Reads from top to bottom."""
+
+import logging
+import os
+import time
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from paribus.checks import check
+from paribus.config import Parts, TrainConfig, TrainerConfig, build
+from paribus.device import check_device, device_name, peak_memory, set_threads
+from paribus.record import Record, claimed, known_result
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = Path("checkpoints", "best.ckpt")  # the one that is judged
+
+
+def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float | None:
+    """Trains, judges and records one run in ``folder``.
+
+    A finished run is skipped, an unfinished one resumed; one with another config is refused. Returns
+    the ablation's metric, else the monitored one, of the best checkpoint.
+
+    Raises:
+        ConfigError: a key or choice is wrong, or the folder holds another experiment.
+        DataError: the data does not hold what the config says.
+    """
+    config, folder = check(cfg), Path(folder).absolute()
+    metric = config.ablation.metric if config.ablation else config.task["monitor"]
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # the others were started by DDP, beside it
+    with claimed(folder) if first else nullcontext():
+        known = known_result(folder, config) if first else None
+        if known and known["status"] == "done":
+            if not in_sweep:
+                log.info("done before: %s\n%s", _line(known), folder)
+            return known["metrics"].get(metric)
+        record = Record(folder, config) if first else None
+        try:
+            found = train(config, folder, in_sweep)
+        except BaseException as error:
+            if record:
+                record.failed(error)
+            if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
+                log.info("interrupted; the same command resumes it")
+                raise SystemExit(130) from None  # Lightning makes exit(1) of Ctrl-C
+            raise
+        if record:
+            record.done(found)
+    if first and not in_sweep:
+        log.info("%s\n%s", _line(found), folder)
+    return found["metrics"].get(metric)
+
+
+def _line(found: dict[str, Any]) -> str:
+    return "  ".join(
+        f"{name} {value:.4f}" for name, value in found["metrics"].items() if name.startswith("test/")
+    )
+
+
+def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str, Any]:
+    """Builds, fits and judges; returns what result.json says beyond the config."""
+    threads = set_threads(config.trainer)
+    import torch
+    from lightning import seed_everything
+
+    from paribus.loggers import Csv
+    from paribus.profile import count
+
+    start = time.perf_counter()
+    quiet()
+    check_device(config.trainer)
+    seed_everything(config.seed, workers=True, verbose=False)
+
+    parts = build(config, folder)
+    parts.data.open("train", "val", *(["test"] if config.test else []))
+    csv = Csv(folder)
+    loggers = [csv, *([parts.logger] if parts.logger is not None else [])]
+
+    last = folder / "checkpoints" / "last.ckpt"
+    resumed = last if last.is_file() else None
+    if resumed:
+        step = torch.load(resumed, map_location="cpu", weights_only=True)["global_step"]
+        log.info("resumed at step %d", step)
+        csv.resume_at(step)
+
+    trainer, best, speed = make_trainer(config, folder, loggers, in_sweep)
+    status = "failed"
+    try:
+        trainer.fit(parts.task, parts.data, ckpt_path=resumed, weights_only=True)
+        if trainer.received_sigterm:
+            raise SystemExit(143)  # Lightning itself would end with 0, as if all were done
+        if not best.best_model_path:  # max_steps came before the first validation: the end is the best
+            trainer.save_checkpoint(folder / CHECKPOINT)
+        state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        parts.task.load_state_dict(state["state_dict"])
+        metrics = judge(parts, config.trainer, "val", *(["test"] if config.test else []))
+        for logger in loggers:
+            logger.log_metrics(
+                {k: v for k, v in metrics.items() if k.startswith("test/")}, trainer.global_step
+            )
+        status = "success"
+    finally:
+        for logger in loggers:
+            logger.finalize(status)
+
+    parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
+    return {
+        "metrics": metrics,
+        "per_class": parts.task.per_class,
+        "best_epoch": int(state["epoch"]),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "parameters": parameters,
+        "macs": macs,
+        "seconds": time.perf_counter() - start,
+        "images_per_second": speed.images / speed.seconds if speed.seconds else None,
+        "peak_memory_bytes": peak_memory(),
+        "device": device_name(config.trainer),
+        "processes": trainer.world_size,
+        "threads": threads,
+    }
+
+
+def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: bool) -> tuple[Any, Any, Any]:
+    """Lightning's Trainer, the callback that keeps the best checkpoint, the one that measures speed."""
+    from lightning import Trainer
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    from paribus.callbacks import EMA, Progress, Speed
+
+    t, monitor, mode = config.trainer, config.task["monitor"], config.task["mode"]
+    kept: Any = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    best = ModelCheckpoint(
+        **kept, filename="best", monitor=monitor, mode=mode, save_last=True, save_on_exception=True
+    )
+    speed = Speed()
+    callbacks: list[Any] = [best, speed]
+    if t.checkpoint_every:
+        callbacks.append(ModelCheckpoint(**kept, filename="last", every_n_train_steps=t.checkpoint_every))
+    if t.early_stopping:
+        callbacks.append(EarlyStopping(monitor=monitor, mode=mode, patience=t.early_stopping))
+    if t.ema:
+        callbacks.append(EMA(t.ema))
+    if t.progress and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        callbacks.append(Progress(folder.name, monitor, brief=in_sweep))
+    trainer = Trainer(
+        **shared_settings(t),
+        logger=loggers,
+        callbacks=callbacks,
+        max_epochs=t.max_epochs,
+        max_steps=t.max_steps,
+        accumulate_grad_batches=t.accumulate,
+        gradient_clip_val=t.gradient_clip,
+        check_val_every_n_epoch=t.validate_every,
+        num_sanity_val_steps=0,  # the files were verified; validation itself comes soon enough
+    )
+    return trainer, best, speed
+
+
+def shared_settings(t: TrainerConfig) -> dict[str, Any]:
+    """What training and judging tell Lightning alike."""
+    return {
+        "accelerator": t.accelerator,
+        "devices": t.devices,
+        "num_nodes": t.num_nodes,
+        "strategy": t.strategy,
+        "precision": t.precision,
+        "deterministic": t.deterministic,
+        "use_distributed_sampler": False,  # Lightning's repeats samples; DataModule shares them out exactly
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+
+
+def judge(parts: Parts, t: TrainerConfig, *splits: str) -> dict[str, float]:
+    """The metrics of the weights in ``parts.task`` on whole splits (val, test), as ``<split>/<metric>``.
+
+    Training's own test and scripts/evaluate.py both come here, so their numbers are the same ones.
+    """
+    from lightning import Trainer
+
+    found: dict[str, float] = {}
+    for split in splits:
+        trainer = Trainer(**shared_settings(t), logger=False, enable_checkpointing=False)
+        work = trainer.validate if split == "val" else trainer.test
+        work(parts.task, datamodule=parts.data, verbose=False)
+        found |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return found
+
+
+def quiet() -> None:
+    """Lightning announces devices, tips and sister products at every Trainer; warnings still pass."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning 2.6.6 under torch 2.15: its own use of a class that torch is about to rename.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # Workers are a key of the config (data.num_workers), and on small images none is fastest.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # The metrics are computed over all processes before they are logged; each holds the same value.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    # One batch an epoch is a fair choice, and rows come from Task.flush, not from this setting.
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+
+
+def image_size(parts: Parts) -> tuple[int, int]:
+    """(H, W) that the network sees; of the first training image where every image keeps its own."""
+    return parts.data.size or parts.data.splits["train"][0].image.shape[:2]
