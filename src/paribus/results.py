@@ -274,7 +274,8 @@ def job_name(overrides: Sequence[str], seed: int) -> str:
         key, sign, value = override.lstrip("+").partition("=")
         chosen.pop(key.removeprefix("~") if key.startswith("~") else f"~{key}", None)
         chosen[key] = key + sign + value
-    kept = [chosen[k] for k in sorted(chosen) if not _within(k.removeprefix("~"), (*NOT_LEARNED, "seed"))]
+    unnamed = (*NOT_LEARNED, "seed", "data.reader.root")  # a place says little; another one is refused later
+    kept = [chosen[k] for k in sorted(chosen) if not _within(k.removeprefix("~"), unnamed)]
     whole, end = ",".join(kept), f"seed={seed}"
     name = re.sub(r"[^\w.,=+~@\[\]-]", "_", re.sub(r"[\s'\"]", "", whole))
     if len(name) + 1 + len(end) > LONGEST_JOB_NAME:

@@ -156,7 +156,10 @@ class DigitScenes:
         need(
             self.target != "label" or self.digits == (1, 1), "digits", "a scene with one label has one digit"
         )
-        need(0.1 <= self.scale[0] <= self.scale[1] <= 1, "scale", "it is (least, largest), within 0.1 and 1")
+        need(0 < self.scale[0] <= self.scale[1] <= 1, "scale", "it is (least, largest), within 0 and 1")
+        need(
+            self.scale[0] * min(self.size) >= 6, "scale", f"a digit has 6 pixels or more, also of {self.size}"
+        )
         low, high = self.contrast
         need(
             0 <= low <= 0.5 and low <= high <= 1,

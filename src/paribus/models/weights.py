@@ -1,0 +1,91 @@
+"""Weights from a file into a module, all of them or an error: a network is never silently random."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def checkpoint_file(path: str) -> Path:
+    """The file itself; of a Paribus run folder the best checkpoint, else the last."""
+    given = Path(path).expanduser()
+    candidates = [given, given / "checkpoints" / "best.ckpt", given / "checkpoints" / "last.ckpt"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    if given.exists():
+        raise ValueError(f"weights: {given} is no run folder, it has no checkpoints/best.ckpt or last.ckpt")
+    raise ValueError(f"weights: there is no {given}")
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The tensors of a .pth, .pt, .ckpt or .safetensors file, or of a run folder, by their names.
+
+    What torch.compile and DataParallel prefix is taken off. Only tensors and plain data are unpickled.
+    """
+    file = checkpoint_file(path)
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # many kinds: unpickling, zip, end of file
+        raise ValueError(
+            f"weights: {file} cannot be read as tensors and plain data ({type(error).__name__}); "
+            "save `model.state_dict()` with torch.save, and take that"
+        ) from error
+    content = content if isinstance(content, dict) else {}
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"weights: {file} holds no state dict")
+    return {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in tensors.items()}
+
+
+def load_weights(
+    module: nn.Module, path: str, prefixes: Sequence[str] = ("",), ignore: Sequence[str] = ()
+) -> int:
+    """Loads a file or run folder into the module; returns the number of tensors loaded.
+
+    prefixes: where in the file the module may be ("model.backbone." in a Lightning checkpoint). The one that
+        gives most of the module's names is taken; what is outside of it is another module's.
+    ignore: modules that the file may have and this module not (a classifier).
+
+    Raises ValueError, and loads nothing, if any name is missing, unexpected or of another shape.
+    """
+    content, own = read_weights(path), module.state_dict()
+    inside = [{k.removeprefix(p): v for k, v in content.items() if k.startswith(p)} for p in prefixes]
+    found = max(inside, key=lambda tensors: len(tensors.keys() & own.keys()))
+    left_out = tuple(f"{name}." for name in ignore)
+    found = {k: v for k, v in found.items() if k in own or not k.startswith(left_out)}
+
+    common = [k for k in own if k in found]
+    problems = {
+        # The number of batches seen is bookkeeping, which old files lack.
+        "missing in the file": [k for k in own if k not in found and not k.endswith("num_batches_tracked")],
+        "unexpected in the file": [k for k in found if k not in own],
+        "of another shape": [
+            f"{k} {tuple(found[k].shape)}, not {tuple(own[k].shape)}"
+            for k in common
+            if found[k].shape != own[k].shape
+        ],
+    }
+    if any(problems.values()):
+        matched = len(common) - len(problems["of another shape"])
+        raise ValueError(
+            f"weights: {matched} of the network's {len(own)} tensors match {checkpoint_file(path)}"
+            + "".join(f"; {what}: {_listed(names)}" for what, names in problems.items() if names)
+        )
+    module.load_state_dict(found, strict=False)
+    return len(common)
+
+
+def _listed(names: list[str], limit: int = 8) -> str:
+    more = f", … and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,119 @@
+"""Several judged samples in one picture: figures/<split>_examples.png."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from paribus.pictures import (
+    BLACK,
+    GREY,
+    WHITE,
+    Color,
+    Example,
+    class_colors,
+    draw_boxes,
+    draw_mask,
+    font_of,
+    legend,
+    sized,
+    stack,
+)
+
+PANEL = (256, 384)  # pixels of a panel's longer side: smaller images are magnified, larger ones reduced
+WIDEST = 2400  # pixels
+RIGHT, WRONG = (0, 125, 90), (200, 50, 0)
+
+
+def sheet(
+    examples: Sequence[Example], target: str, classes: Sequence[str], palette: Sequence[Color] | None = None
+) -> np.ndarray:
+    """One picture of all examples: masks and boxes as input, truth and prediction side by side, labels
+    as a caption, green where the answer is right, else red with the true one."""
+    assert examples, "a sheet shows one example or more"
+    colors = class_colors(classes, palette)
+    examples = [sized(example, target, *PANEL) for example in examples]
+    if target in ("label", "labels"):
+        cells = [_captioned(example, target, classes) for example in examples]
+        return _grid(cells, columns=min(len(cells), 4))
+    cells = []
+    for example in examples:
+        if target == "mask":
+            pair = [draw_mask(example.image, mask, colors) for mask in (example.truth, example.answer)]
+        else:
+            pair = [draw_boxes(example.image, b, classes, colors) for b in (example.truth, example.answer)]
+        panels = []
+        for name, panel in zip(("input", "truth", "prediction"), [example.image, *pair], strict=True):
+            panels.append(stack([_text([(name, GREY)], panel.shape[1]), panel]))
+        cells.append(stack([_beside(panels, gap=6), _text([(example.id, GREY)], 3 * panel.shape[1])]))
+    columns = max(1, min(len(cells), WIDEST // max(cell.shape[1] for cell in cells)))
+    picture = _grid(cells, columns)
+    if target == "mask":
+        masks = [mask for e in examples for mask in (e.truth, e.answer)]
+        picture = stack([picture, legend(masks, classes, colors, picture.shape[1])])
+    return picture
+
+
+def verdict(
+    example: Example, target: str, classes: Sequence[str]
+) -> tuple[list[tuple[str, bool | None]], bool]:
+    """What a ``label`` or ``labels`` answer says, line by line with its rightness (None: the truth itself),
+    and whether the whole is right."""
+    if target == "label":
+        best = int(np.argmax(example.answer))
+        right = best == example.truth
+        said: list[tuple[str, bool | None]] = [
+            (f"{classes[best]}  {100 * example.answer[best]:.0f} %", right)
+        ]
+        return (said if right else [*said, (f"true: {classes[int(example.truth)]}", None)]), right
+    answer, truth = np.asarray(example.answer) >= 0.5, np.asarray(example.truth) >= 0.5
+    groups = [
+        ("right", answer & truth, True),
+        ("wrong", answer & ~truth, False),
+        ("missed", ~answer & truth, False),
+    ]
+    lines: list[tuple[str, bool | None]] = [
+        (f"{word}: {', '.join(classes[int(i)] for i in np.flatnonzero(chosen))}", fine)
+        for word, chosen, fine in groups
+        if chosen.any()
+    ]
+    return lines or [("none, rightly", True)], bool((answer == truth).all())
+
+
+def _captioned(example: Example, target: str, classes: Sequence[str]) -> np.ndarray:
+    lines, right = verdict(example, target, classes)
+    image = _framed(example.image, 4, RIGHT if right else WRONG)
+    colors = {True: RIGHT, False: WRONG, None: BLACK}
+    words = _text([(line, colors[fine]) for line, fine in lines], image.shape[1])
+    return stack([image, words, _text([(example.id, GREY)], image.shape[1], size=12)])
+
+
+def _text(lines: Sequence[tuple[str, Color]], width: int, size: int = 15) -> np.ndarray:
+    """Lines of words on white, ``width`` pixels wide, shortened to fit."""
+    font, height = font_of(size), round(1.35 * size)
+    canvas = Image.new("RGB", (width, height * len(lines)), WHITE)
+    draw = ImageDraw.Draw(canvas)
+    for row, (words, color) in enumerate(lines):
+        if font.getlength(words) > width - 4:
+            while len(words) > 1 and font.getlength(words + "…") > width - 4:
+                words = words[:-1]
+            words += "…"
+        draw.text((2, round((row + 0.5) * height)), words, color, font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _grid(cells: Sequence[np.ndarray], columns: int, gap: int = 14) -> np.ndarray:
+    rows = [_beside(cells[i : i + columns], gap) for i in range(0, len(cells), columns)]
+    return _framed(stack(rows, gap), gap // 2, WHITE)
+
+
+def _beside(pictures: Sequence[np.ndarray], gap: int) -> np.ndarray:
+    """From left to right, tops in line."""
+    return stack([picture.swapaxes(0, 1) for picture in pictures], gap).swapaxes(0, 1)
+
+
+def _framed(picture: np.ndarray, pixels: int, color: Color) -> np.ndarray:
+    height, width = picture.shape[:2]
+    out = np.full((height + 2 * pixels, width + 2 * pixels, 3), color, np.uint8)
+    out[pixels : pixels + height, pixels : pixels + width] = picture
+    return out

@@ -1,0 +1,229 @@
+"""Backbones: the maps they promise, the sizes they take, the refusals, and weights from files."""
+
+from typing import get_args
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.layers import DropPath
+
+from paribus.models.backbones import dense
+from paribus.models.backbones.convnet import ConvNet
+from paribus.models.backbones.timm import Timm
+from paribus.models.classifier import Classifier
+from paribus.models.normalization import Norm
+
+NORMS = get_args(Norm)
+# One of each kind of pyramid: strides 2 to 32, 4 to 32, 1 to 32, 16 only, channels last.
+PYRAMIDS = {
+    "test_resnet": [2, 4, 8, 16, 32],
+    "test_efficientnet": [2, 4, 8, 16, 32],
+    "test_byobnet": [2, 4, 8, 16, 32],
+    "densenet121": [2, 4, 8, 16, 32],
+    "mobilenetv1_100": [2, 4, 8, 16, 32],
+    "test_convnext": [4, 8, 16, 32],
+    "swin_tiny_patch4_window7_224": [4, 8, 16, 32],
+    "test_vit": [16, 16, 16],
+}
+
+
+def check_maps(backbone, size=(64, 96)):
+    maps = backbone(torch.randn(2, 3, *size))
+    assert [m.shape[1] for m in maps] == backbone.channels
+    assert [(size[0] // m.shape[2], size[1] // m.shape[3]) for m in maps] == [
+        (s, s) for s in backbone.strides
+    ]
+    return maps
+
+
+def check_gradients(module, loss):
+    loss.backward()
+    without = [name for name, p in module.named_parameters() if p.grad is None]
+    assert not without
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_channels_and_strides_are_those_of_the_maps(name):
+    backbone = Timm(name=name)
+    assert backbone.strides == PYRAMIDS[name]
+    check_maps(backbone.eval())
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg11_bn", "resnext50_32x4d", "seresnet50", "regnetx_002", "hrnet_w18_small"]
+)
+def test_channels_and_strides_of_larger_networks(name):
+    with torch.device("meta"):
+        backbone = Timm(name=name).eval()
+        check_maps(backbone)
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_every_parameter_of_a_dense_backbone_has_a_gradient(name):
+    backbone = dense(Timm(name=name))
+    maps = check_maps(backbone)
+    check_gradients(backbone, sum(m.square().mean() for m in maps))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224", "test_resnet", "test_convnext"])
+def test_any_input_size(name):
+    backbone = Timm(name=name).eval()
+    with torch.no_grad():
+        for size in [(64, 64), (100, 75), (33, 160)]:
+            maps = backbone(torch.randn(1, 3, *size))
+            assert all(m.isfinite().all() for m in maps)
+            assert backbone.embed(torch.randn(1, 3, *size)).shape == (1, backbone.embedding)
+
+
+def test_a_network_tied_to_its_input_size_is_built_for_another():
+    check_maps(Timm(name="test_vit_relpos", image_size=(64, 96)).eval())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_every_norm_on_timm(name, norm):
+    torch.manual_seed(0)
+    backbone = dense(Timm(name=name, norm=norm))
+    maps = check_maps(backbone, size=(96, 96))
+    assert all(0.01 < m.square().mean() < 100 for m in maps)
+    check_gradients(backbone, sum(m.square().mean() for m in maps))
+
+
+def test_the_norm_changes_no_other_weight():
+    def convolutions(norm):
+        torch.manual_seed(3)
+        model = Classifier(backbone=Timm(name="test_resnet", norm=norm), num_classes=4)
+        return [p for p in model.parameters() if p.ndim > 1]
+
+    for norm in NORMS:
+        assert all(torch.equal(a, b) for a, b in zip(convolutions(None), convolutions(norm), strict=True))
+
+
+@pytest.mark.parametrize("norm", [None, "none"])
+def test_input_channels(norm):
+    backbone = Timm(name="test_resnet", in_channels=1, norm=norm)
+    maps = backbone(torch.randn(2, 1, 64, 64))
+    assert [m.shape[1] for m in maps] == backbone.channels
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("test_resnet", 8), ("test_resnet", 16), ("test_efficientnet", 8), ("test_convnext", 16)],
+)
+def test_output_stride(name, stride):
+    backbone = Timm(name=name, output_stride=stride)
+    assert max(backbone.strides) == stride
+    check_maps(backbone.eval())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnt18"}, "no network 'resnt18'; near: resnet18"),
+        ({"name": "resnet18.made_up"}, "no weights 'resnet18.made_up'; there are: .*resnet18.a1_in1k"),
+        ({"name": "test_resnet", "norm": "bath"}, "no norm 'bath'; there are: batch"),
+        (
+            {"name": "test_vit", "norm": "group"},
+            "backbone.norm=group, backbone.name=test_vit: .*no batch norm",
+        ),
+        ({"name": "test_convnext", "norm": "batch"}, "no batch norm"),
+        ({"name": "levit_128s", "norm": "group"}, "normalizes vectors"),
+        ({"name": "resnet18", "output_stride": 4}, "output_stride=4: resnet18 can have 8, 16, 32"),
+        ({"name": "test_vit", "output_stride": 8}, "test_vit can have 16"),
+        ({"name": "densenet121", "output_stride": 16}, "densenet121 can have 32"),
+        ({"name": "ghostnet_050", "drop_path": 0.1}, "backbone.drop_path: ghostnet_050 has none"),
+        ({"name": "test_resnet", "image_size": (64, 64)}, "backbone.image_size: test_resnet takes any"),
+        ({"name": "resnet18", "pretrained": True, "weights": "x"}, "choose one"),
+        ({"name": "test_resnet", "weights": "/nowhere"}, "there is no /nowhere"),
+    ],
+)
+def test_what_a_network_cannot_do_is_refused_with_what_it_can(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Timm(**arguments)
+
+
+def test_an_output_stride_that_the_network_has_anyway_is_fine():
+    assert Timm(name="test_vit", output_stride=16).strides == [16, 16, 16]
+
+
+def test_pretrained_without_a_network_names_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"weights of resnet18 cannot be had.*backbone\.weights=<file>"):
+        Timm(name="resnet18", pretrained=True)
+
+
+def test_drop_path_rises_to_the_rate_given():
+    rates = [
+        m.drop_prob for m in Timm(name="test_resnet", drop_path=0.2).modules() if isinstance(m, DropPath)
+    ]
+    assert max(rates) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_from_timms_own_file(tmp_path, suffix):
+    source = timm.create_model("test_resnet", num_classes=9)
+    file = tmp_path / f"w.{suffix}"
+    if suffix == "pth":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, file)
+    else:
+        save_file(source.state_dict(), file)
+    backbone = Timm(name="test_resnet", weights=str(file))
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(backbone.eval()(x)[-1], source.eval().forward_features(x))
+
+
+@pytest.mark.parametrize("norm", [None, "group", "none"])
+def test_weights_from_a_run_folder_of_the_same_norm(tmp_path, norm):
+    torch.manual_seed(1)
+    source = Classifier(backbone=Timm(name="test_efficientnet", norm=norm), num_classes=3).train()
+    source(torch.randn(4, 3, 64, 64))
+    (tmp_path / "checkpoints").mkdir()
+    state = {f"model.{k}": v for k, v in source.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "checkpoints" / "last.ckpt")
+    backbone = Timm(name="test_efficientnet", norm=norm, weights=str(tmp_path))
+    expected = source.backbone.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in backbone.state_dict().items())
+
+
+def test_weights_with_batch_statistics_are_folded_when_the_norm_is_left_out(tmp_path):
+    source = timm.create_model("test_efficientnet", num_classes=0).train()
+    source(1 + torch.randn(8, 3, 64, 64))
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    x = torch.randn(2, 3, 64, 64)
+    backbone = Timm(name="test_efficientnet", norm="none", weights=str(tmp_path / "w.pth"))
+    assert torch.allclose(backbone.eval().embed(x), source.eval()(x), atol=1e-4)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(
+        ValueError, match=r"0 of the network's \d+ tensors match .*missing in the file: conv1"
+    ):
+        Timm(name="test_resnet", weights=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_on_the_convnet_trains(norm):
+    torch.manual_seed(0)
+    backbone = ConvNet(channels=[8, 16, 24], norm=norm)
+    check_maps(backbone, size=(32, 32))
+    model = Classifier(backbone=backbone, num_classes=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 4
+    losses = []
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_convnet_refuses_to_be_empty():
+    with pytest.raises(ValueError, match="channels=\\[\\]"):
+        ConvNet(channels=[])

@@ -1,0 +1,483 @@
+"""Metrics: against numpy, scikit-learn and pycocotools, and the same value for any number of processes."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from paribus.metrics import ClassificationMetrics, DetectionMetrics, MultilabelMetrics, SegmentationMetrics
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*was called before the ``update`` method")
+
+COCO_NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100"]
+
+
+def names(count):
+    return [f"class{i}" for i in range(count)]
+
+
+def same(a, b, tolerance=0.0):
+    """Equal dicts or lists of numbers and strings, NaN equal to NaN."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k], tolerance) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return (math.isnan(a) and math.isnan(b)) or abs(a - b) <= tolerance
+    return a == b
+
+
+# --- classification --------------------------------------------------------------------------------
+
+
+def test_accuracies_and_table_by_hand():
+    metrics = ClassificationMetrics(names(3))
+    predicted, truth = [0, 0, 1, 1, 1], [0, 0, 0, 1, 0]
+    metrics.update(torch.eye(3)[predicted] * 9, torch.tensor(truth))
+    values = metrics.compute()
+    assert "accuracy_top5" not in values
+    assert values["accuracy"] == 3 / 5
+    assert values["accuracy_macro"] == (2 / 4 + 1) / 2  # class 2 does not occur
+    table = metrics.per_class()
+    assert list(table) == ["class", "accuracy", "precision", "f1", "images"]
+    assert same(table["accuracy"], [0.5, 1.0, math.nan])
+    assert same(table["precision"], [1.0, 1 / 3, math.nan])
+    assert same(table["f1"], [2 / 3, 0.5, math.nan], 1e-15)
+    assert table["images"] == [4, 1, 0]
+    assert metrics.confusion.dtype == torch.int64
+    assert metrics.confusion.tolist() == [[2, 2, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_top5_equals_a_full_sort():
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(500, 20, generator=generator), torch.randint(20, (500,), generator=generator)
+    metrics = ClassificationMetrics(names(20))
+    for part in range(0, 500, 64):
+        metrics.update(logits[part : part + 64], target[part : part + 64])
+    rank = (logits.argsort(1, descending=True) == target[:, None]).int().argmax(1)
+    assert metrics.compute()["accuracy"] == (rank == 0).sum().item() / 500
+    assert metrics.compute()["accuracy_top5"] == (rank < 5).sum().item() / 500
+
+
+def test_ece_equals_its_definition():
+    logits = torch.randn(2000, 4, generator=torch.Generator().manual_seed(1)) * 2
+    probability, predicted = logits.double().softmax(1).max(1)
+    right = (probability * 15).ceil().long() % 2 == 0  # in every other bin: merged bins would show
+    target = torch.where(right, predicted, (predicted + 1) % 4)
+    metrics = ClassificationMetrics(names(4))
+    metrics.update(logits, target)
+    confidence, hit = probability.numpy(), right.numpy()
+    expected = 0.0
+    for b in range(15):
+        inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(hit[inside].mean() - confidence[inside].mean())
+    assert expected > 0.05
+    assert metrics.compute()["ece"] == pytest.approx(expected, abs=1e-7)
+
+
+def test_ece_of_certain_and_of_diverged_networks():
+    metrics = ClassificationMetrics(names(2))
+    metrics.update(torch.tensor([[100.0, 0.0], [100.0, 0.0]]), torch.tensor([0, 1]))
+    assert metrics.compute()["ece"] == 0.5
+    metrics.reset()
+    metrics.update(torch.full((3, 2), math.nan), torch.tensor([0, 1, 0]))
+    assert 0 <= metrics.compute()["ece"] <= 1
+
+
+def test_half_precision_logits_are_taken():
+    logits, target = torch.randn(64, 8).bfloat16(), torch.randint(8, (64,))
+    half, full = ClassificationMetrics(names(8)), ClassificationMetrics(names(8))
+    half.update(logits, target)
+    full.update(logits.float(), target)
+    assert half.compute() == full.compute()
+
+
+# --- segmentation ----------------------------------------------------------------------------------
+
+
+def segmentation_oracle(prediction, target, classes, ignore=255):
+    prediction, target = prediction.numpy(), target.numpy()
+    kept = target != ignore
+    ious, accuracies = [], []
+    for c in range(classes):
+        true, found = (target == c) & kept, (prediction == c) & kept
+        union, inside = (true | found).sum(), (true & found).sum()
+        ious.append(float(inside / union) if union else math.nan)
+        accuracies.append(float(inside / true.sum()) if true.any() else math.nan)
+    scalars = {
+        "pixel_accuracy": float((prediction == target)[kept].mean()),
+        "class_accuracy": float(np.nanmean(accuracies)),
+        "miou": float(np.nanmean(ious)),
+    }
+    return scalars, ious, accuracies
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_segmentation_equals_numpy(dtype):
+    generator = torch.Generator().manual_seed(2)
+    prediction = torch.randint(21, (6, 40, 30), generator=generator)
+    target = torch.where(torch.rand(6, 40, 30, generator=generator) < 0.5, prediction, prediction.roll(1, 2))
+    target[torch.rand(6, 40, 30, generator=generator) < 0.2] = 255
+    for absent in (4, 9):  # neither true nor predicted
+        prediction[prediction == absent] = 0
+        target[target == absent] = 0
+    target[target == 7] = 3  # predicted only
+    prediction[prediction == 12] = 5  # true only
+    metrics = SegmentationMetrics(names(21))
+    for i in range(0, 6, 2):
+        metrics.update(prediction[i : i + 2].to(dtype), target[i : i + 2].to(dtype))
+    scalars, ious, accuracies = segmentation_oracle(prediction, target, 21)
+    assert same(metrics.compute(), scalars, 1e-14)
+    table = metrics.per_class()
+    assert list(table) == ["class", "iou", "accuracy", "pixels"]
+    assert same(table["iou"], ious, 1e-14)
+    assert same(table["accuracy"], accuracies, 1e-14)
+    assert math.isnan(table["iou"][4])
+    assert table["iou"][7] == 0
+    assert math.isnan(table["accuracy"][7])
+    assert table["iou"][12] == 0
+    assert sum(table["pixels"]) == (target != 255).sum().item() == metrics.confusion.sum().item()
+
+
+def test_a_single_class_and_all_ignored():
+    metrics = SegmentationMetrics(["everything"])
+    metrics.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 4, 4, dtype=torch.long))
+    assert metrics.compute() == {"pixel_accuracy": 1.0, "class_accuracy": 1.0, "miou": 1.0}
+    metrics.reset()
+    metrics.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.full((1, 4, 4), 255))
+    assert all(math.isnan(value) for value in metrics.compute().values())
+    assert metrics.per_class()["pixels"] == [0]
+
+
+def test_mask_values_that_are_no_class_are_named():
+    metrics = SegmentationMetrics(names(3))
+    metrics.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.tensor([[[0, 3], [200, 255]]]))
+    with pytest.raises(ValueError, match=r"value\(s\) 3, 200.*0 to 2.*data.reader"):
+        metrics.compute()
+    with pytest.raises(ValueError, match="255 is ignored"):
+        SegmentationMetrics(names(300))
+
+
+# --- several labels --------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:No positive class")
+def test_multilabel_equals_scikit_learn():
+    from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
+
+    rng = np.random.default_rng(3)
+    truth = (rng.random((300, 7)) < 0.2).astype(np.float32)
+    truth[:, 5] = 0
+    logits = (rng.normal(size=(300, 7)) + truth).round(1).astype(np.float32)  # many ties
+    logits[:, 6] = -1  # occurs, never predicted
+    metrics = MultilabelMetrics(names(7))
+    for part in range(0, 300, 77):
+        metrics.update(torch.tensor(logits[part : part + 77]), torch.tensor(truth[part : part + 77]))
+    present = [0, 1, 2, 3, 4, 6]
+    ap = average_precision_score(truth[:, present], logits[:, present], average=None)
+    values, table = metrics.compute(), metrics.per_class()
+    assert values["map"] == pytest.approx(ap.mean(), abs=1e-12)
+    assert np.array(table["ap"])[present] == pytest.approx(ap, abs=1e-12)
+    assert math.isnan(table["ap"][5])
+    assert values["f1_macro"] == pytest.approx(f1_score(truth, logits > 0, average="macro"), abs=1e-12)
+    assert values["f1_micro"] == pytest.approx(f1_score(truth, logits > 0, average="micro"), abs=1e-12)
+    assert values["accuracy_exact"] == (truth == (logits > 0)).all(1).mean()
+    defined = [0, 1, 2, 3, 4]
+    for name, score in {"precision": precision_score, "recall": recall_score}.items():
+        expected = score(truth, logits > 0, average=None, zero_division=np.nan)
+        assert np.array(table[name])[defined] == pytest.approx(expected[defined], abs=1e-12)
+    assert table["images"] == truth.sum(0).astype(int).tolist()
+
+
+# --- detection -------------------------------------------------------------------------------------
+
+
+def detection_data(images, classes, seed, *, most=12, absent=()):
+    """Jittered boxes of all sizes, crowds, misses, duplicates, tied scores, images without either."""
+    generator = torch.Generator().manual_seed(seed)
+    rand = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731
+    predictions, targets = [], []
+    for i in range(images):
+        n = 0 if i % 7 == 3 else int(torch.randint(1, most, (), generator=generator))
+        corner, size = rand(n, 2) * 400, 4 + rand(n, 2) ** 3 * 250
+        boxes = torch.cat([corner, corner + size], 1)
+        labels = torch.randint(classes, (n,), generator=generator)
+        for c in absent:
+            labels[labels == c] = (c + 1) % classes
+        crowd = (rand(n) < 0.1).long()
+        target = {"boxes": boxes, "labels": labels, "iscrowd": crowd}
+        if i % 2:
+            target["area"] = size.prod(1) * (0.4 + 0.5 * rand(n))  # of the object, not of its box
+        targets.append(target)
+        copies = 0 if i % 5 == 4 else 3
+        found = boxes.repeat(copies, 1) + torch.randn(
+            copies * n, 4, generator=generator
+        ) * 0.08 * size.repeat(copies, 2)
+        found = torch.cat([found[:, :2], torch.maximum(found[:, 2:], found[:, :2] + 1)], 1)
+        given = torch.where(rand(len(found)) < 0.9, labels.repeat(copies), 0)
+        scores = (rand(len(found)) * 50).round() / 50
+        predictions.append({"boxes": found, "labels": given, "scores": scores})
+    return predictions, targets
+
+
+def pycocotools_values(predictions, targets, classes):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def xywh(boxes):
+        boxes = boxes.double()
+        return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
+
+    truth, found = [], []
+    for i, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
+        for k, box in enumerate(xywh(target["boxes"])):
+            area = target["area"][k].item() if "area" in target else box[2] * box[3]
+            crowd = target["iscrowd"][k].item() if "iscrowd" in target else 0
+            label = target["labels"][k].item()
+            truth.append(
+                {
+                    "id": len(truth) + 1,
+                    "image_id": i,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": crowd,
+                }
+            )
+        for k, box in enumerate(xywh(prediction["boxes"])):
+            score, label = prediction["scores"][k].item(), prediction["labels"][k].item()
+            found.append({"image_id": i, "category_id": label, "bbox": box, "score": score})
+    coco = COCO()
+    coco.dataset = {
+        "info": {},
+        "images": [{"id": i} for i in range(len(targets))],
+        "categories": [{"id": c} for c in range(classes)],
+        "annotations": truth,
+    }
+    coco.createIndex()
+    evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    per_class = [
+        float(p[p > -1].mean()) if (p > -1).any() else math.nan
+        for p in (precision[:, :, c] for c in range(classes))
+    ]
+    stats = [math.nan if value == -1 else float(value) for value in evaluation.stats]
+    return dict(zip(COCO_NAMES, [*stats[:6], stats[8]], strict=True)), per_class
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "most", "absent"),
+    [(40, 5, 12, ()), (6, 3, 120, (1,)), (15, 1, 9, ()), (1, 4, 5, (2, 3))],
+    ids=["crowds and empty images", "over 100 detections, an absent class", "one class", "one image"],
+)
+def test_detection_equals_pycocotools(images, classes, most, absent, capfd):
+    predictions, targets = detection_data(images, classes, seed=images, most=most, absent=absent)
+    metrics = DetectionMetrics(names(classes))
+    for i in range(0, images, 4):
+        metrics.update(predictions[i : i + 4], targets[i : i + 4])
+    values, table = metrics.compute(), metrics.per_class()
+    assert capfd.readouterr() == ("", "")  # the library prints, we do not
+    expected, per_class = pycocotools_values(predictions, targets, classes)
+    if most > 100:
+        assert max(len(p["boxes"]) for p in predictions) > 100
+    assert list(values) == COCO_NAMES
+    assert 0.01 < values["ap"] < 0.99
+    assert same(values, expected, 1e-9)
+    assert same(table["ap"], per_class, 1e-9)
+    for c in absent:
+        assert math.isnan(table["ap"][c])
+        assert table["objects"][c] == 0
+
+
+def test_no_ground_truth_and_no_detections():
+    nothing = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.long),
+        "scores": torch.zeros(0),
+    }
+    box = {"boxes": torch.tensor([[1.0, 1, 50, 50]]), "labels": torch.tensor([0]), "scores": torch.ones(1)}
+    metrics = DetectionMetrics(names(2))
+    metrics.update([nothing, box], [nothing, nothing])
+    assert all(math.isnan(value) for value in metrics.compute().values())
+    metrics.reset()
+    metrics.update([nothing, nothing], [box, nothing])
+    values = metrics.compute()
+    assert values["ap"] == values["ar100"] == values["ap_medium"] == 0
+    assert math.isnan(values["ap_small"])
+    assert math.isnan(values["ap_large"])
+    assert same(
+        metrics.per_class(),
+        {"class": names(2), "ap": [0.0, math.nan], "ap50": [0.0, math.nan], "objects": [1, 0]},
+    )
+
+
+def test_labels_outside_the_classes_are_refused():
+    box = {"boxes": torch.tensor([[1.0, 1, 50, 50]]), "labels": torch.tensor([2]), "scores": torch.ones(1)}
+    metrics = DetectionMetrics(names(2))
+    metrics.update([box], [box])
+    with pytest.raises(AssertionError, match=r"0 .. 1"):
+        metrics.compute()
+
+
+# --- all -------------------------------------------------------------------------------------------
+
+
+def samples(kind, count):
+    """A metric, and `count` arguments for its update, one sample each."""
+    generator = torch.Generator().manual_seed(count)
+    if kind == "boxes":
+        predictions, targets = detection_data(count, 3, seed=count)
+        return DetectionMetrics(names(3)), [([p], [t]) for p, t in zip(predictions, targets, strict=True)]
+    if kind == "mask":
+        prediction = torch.randint(4, (count, 1, 8, 8), generator=generator)
+        target = torch.randint(5, (count, 1, 8, 8), generator=generator)
+        target[target == 4] = 255
+        return SegmentationMetrics(names(4)), list(zip(prediction, target, strict=True))
+    logits = torch.randn(count, 1, 9, generator=generator)
+    if kind == "labels":
+        return MultilabelMetrics(names(9)), list(zip(logits, logits.roll(1, 0) > 0.5, strict=True))
+    return ClassificationMetrics(names(9)), list(zip(logits, logits.roll(1, 2).argmax(2), strict=True))
+
+
+KINDS = ["label", "labels", "mask", "boxes"]
+COUNTS = [33, 5, 2, 1, 0]
+
+
+def judge(kind, count, rank, world):
+    metrics, data = samples(kind, count)
+    for arguments in data[rank::world]:
+        metrics.update(*arguments)
+    table = metrics.per_class()  # first, so that it is seen to gather by itself
+    confusion = metrics.confusion.tolist() if hasattr(type(metrics), "confusion") else None
+    return metrics.compute(), table, confusion
+
+
+def one_process_of_many(rank, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    found = {(kind, count): judge(kind, count, rank, world) for kind in KINDS for count in COUNTS}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_gives_the_value_of_one(world, tmp_path):
+    # Fork, because a spawned process imports torch and torchmetrics once more.
+    torch.multiprocessing.start_processes(
+        one_process_of_many, (world, str(tmp_path)), world, start_method="fork"
+    )
+    for kind in KINDS:
+        for count in COUNTS:
+            alone = judge(kind, count, 0, 1)
+            for rank in range(world):
+                together = torch.load(tmp_path / f"{rank}.pt")[kind, count]
+                assert all(same(a, b) for a, b in zip(alone, together, strict=True)), (
+                    kind,
+                    count,
+                    alone,
+                    together,
+                )
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations for which the host waits for a device."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "_unique2", "bincount", "masked_select", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        boolean_index = name in ("index", "index_put", "index_put_") and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        if name in self.NAMES or boolean_index:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_update_never_waits_for_the_device(kind):
+    metrics, data = samples(kind, 4)
+    with Waits() as waits:
+        for arguments in data:
+            metrics.update(*arguments)
+        assert waits.found == []
+        torch.ones(2)[torch.tensor([True, False])].sum().item()  # the counter does count
+        assert len(waits.found) >= 2
+    metrics.compute()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reset_forgets_and_an_update_renews_the_table(kind):
+    metrics, data = samples(kind, 6)
+    for arguments in data[:3]:
+        metrics.update(*arguments)
+    first = metrics.compute(), metrics.per_class()
+    for arguments in data[3:]:
+        metrics.update(*arguments)
+    assert not same(metrics.per_class(), first[1])
+    metrics.reset()
+    for arguments in data[:3]:
+        metrics.update(*arguments)
+    assert same(metrics.per_class(), first[1])
+    assert same(metrics.compute(), first[0])
+    assert all(type(value) is float for value in first[0].values())
+    assert next(iter(first[1])) == "class"
+    assert all(type(entry) in (int, float, str) for column in first[1].values() for entry in column)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_and_batches_do_not_matter(kind):
+    metrics, data = samples(kind, 8)
+    for arguments in data:
+        metrics.update(*arguments)
+    values = metrics.compute()
+    metrics.reset()
+    if kind == "boxes":
+        metrics.update([p for (p,), _ in data], [t for _, (t,) in data])
+    else:
+        first, second = (torch.cat(part) for part in zip(*reversed(data), strict=True))
+        metrics.update(first, second)
+    assert same(metrics.compute(), values, 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_keeps_no_view_of_its_arguments(kind):
+    metrics, data = samples(kind, 3)
+    twin, _ = samples(kind, 3)
+    for arguments in data:
+        twin.update(*arguments)
+    expected = twin.compute()
+    for arguments in data:
+        metrics.update(*arguments)
+        prediction = arguments[0][0]["boxes"] if kind == "boxes" else arguments[0]
+        prediction.zero_()
+    assert same(metrics.compute(), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inference_mode_may_come_and_go(kind):
+    metrics, data = samples(kind, 6)
+    with torch.inference_mode():
+        metrics.update(*data[0])
+        metrics.compute()
+        metrics.reset()
+        for arguments in data[:3]:
+            metrics.update(*arguments)
+    for arguments in data[3:]:
+        metrics.update(*arguments)
+    twin, _ = samples(kind, 6)
+    for arguments in data:
+        twin.update(*arguments)
+    assert same(metrics.compute(), twin.compute())

@@ -1,0 +1,275 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from composing import composed
+from lightning import Callback, Trainer
+from PIL import Image
+
+from paribus import evaluate, predict, train
+from paribus.config import ConfigError
+from paribus.data.digit_scenes import DigitScenes
+from paribus.examples import Examples
+from paribus.results import read_json
+
+LENGTHS = "data.reader.lengths={train: 96, val: 8, test: 12}"
+COMMON = ["data.num_workers=0", "trainer.progress=false", "trainer.threads=1", "name=x"]
+KINDS = {
+    "label": [
+        "data.reader.lengths={train: 320, val: 8, test: 12}",
+        "data.batch_size=16",
+        "trainer.max_epochs=3",
+    ],
+    "labels": ["task=multilabel", "data.size=[64,64]", LENGTHS, "data.batch_size=16", "trainer.max_epochs=2"],
+    "mask": [
+        *[
+            "task=segmentation",
+            "model=unet",
+            "model.decoder_channels=[16,16,16]",
+            "data.size=[64,64]",
+            LENGTHS,
+        ],
+        *["data.batch_size=8", "trainer.max_epochs=4", "optimizer.lr=0.01"],
+    ],
+    "boxes": [
+        *["task=detection", "model=retinanet", "model.pyramid_channels=32", "model.score_thresh=0.001"],
+        *["data.size=[64,64]", "data.reader.lengths={train: 32, val: 8, test: 12}", "data.batch_size=8"],
+        *["trainer.max_epochs=1", "model.detections_per_img=10"],
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(a run folder of a kind of target, its test images as files), each made once."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def get(kind: str) -> tuple[Path, Path]:
+        if kind not in made:
+            root = tmp_path_factory.mktemp(kind)
+            train.run(composed(*COMMON, *KINDS[kind]), root / "run")
+            reader = evaluate_parts(root / "run").data.reader
+            (root / "images").mkdir()
+            for i in range(12):
+                Image.fromarray(reader.split("test")[i].image).save(root / "images" / f"{i:06d}.png")
+            made[kind] = root / "run", root / "images"
+        return made[kind]
+
+    return get
+
+
+def evaluate_parts(run: Path):
+    folder, config = evaluate.run_config(run)
+    evaluate.one_device(config, "cpu")
+    return evaluate.restored(folder, config)
+
+
+def predicted(run: Path, images: object, *more: str) -> Path:
+    return predict.run(composed(f"run='{run}'", f"images='{images}'", *more, root="predict"))
+
+
+class Decisions(Callback):
+    """What evaluation decides, sample by sample."""
+
+    def __init__(self):
+        self.found: list = []
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, *_):
+        self.found += list(outputs)
+
+
+def evaluated(run: Path, *callbacks: Callback) -> list:
+    folder, config = evaluate.run_config(run)
+    evaluate.one_device(config, "cpu")
+    parts, decisions = evaluate.restored(folder, config), Decisions()
+    trainer = Trainer(
+        **train.shared_settings(config.trainer),
+        logger=False,
+        callbacks=[decisions, *callbacks],
+        enable_checkpointing=False,
+    )
+    trainer.test(parts.task, datamodule=parts.data, verbose=False)
+    return decisions.found
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_labels_equal_evaluations(trained):
+    run, images = trained("label")
+    logits = evaluated(run)
+    rows = table(predicted(run, images, "batch_size=5") / "predictions.csv")
+    assert [Path(row["file"]) for row in rows] == sorted(images.iterdir())
+    assert list(rows[0])[:5] == ["file", "class", "probability", "class_2", "probability_2"]
+    assert list(rows[0])[-1] == "probability_5"
+    for row, row_logits in zip(rows, logits, strict=True):
+        best = row_logits.softmax(0).topk(5)
+        columns = ["class", *(f"class_{i}" for i in range(2, 6))]
+        assert [row[column] for column in columns] == [str(int(i)) for i in best.indices]
+        assert float(row["probability"]) == pytest.approx(float(best.values[0]), abs=2e-6)
+    assert len({row["class"] for row in rows}) > 1  # it says more than one thing
+    truth = [
+        DigitScenes(target="label", lengths={"train": 1, "val": 1, "test": 12}).split("test")[i].target
+        for i in range(12)
+    ]
+    right = np.mean([row["class"] == str(label) for row, label in zip(rows, truth, strict=True)])
+    metrics = evaluate.run(composed(f"run='{run}'", root="evaluate"))
+    assert right == pytest.approx(metrics["test/accuracy"])
+
+
+def test_multilabel_has_a_column_for_each_class(trained):
+    run, images = trained("labels")
+    logits = evaluated(run)
+    rows = table(predicted(run, images) / "predictions.csv")
+    assert list(rows[0]) == ["file", *"0123456789"]
+    found = np.array([[float(row[c]) for c in "0123456789"] for row in rows])
+    assert found == pytest.approx(np.stack([row.sigmoid().numpy() for row in logits]), abs=2e-6)
+
+
+def test_masks_equal_evaluations_and_keep_the_palette(trained, tmp_path):
+    run, images = trained("mask")
+    decisions = evaluated(run)
+    output = predicted(run, images, f"output={tmp_path / 'out'}")
+    assert output == tmp_path / "out"
+    masks = [Image.open(path) for path in sorted((output / "masks").iterdir())]
+    assert len(masks) == 12
+    for mask, decision in zip(masks, decisions, strict=True):
+        assert (np.asarray(mask) == decision.numpy()).all()
+    assert len(np.unique([np.unique(decision) for decision in decisions][0])) >= 1
+    assert masks[0].mode == "P"
+    palette = DigitScenes(target="mask").palette
+    assert masks[0].getpalette()[:33] == [value for color in palette for value in color]
+    overlays = sorted(path.name for path in (output / "overlays").iterdir())
+    assert overlays == [f"{i:06d}.png" for i in range(12)]
+
+
+def test_boxes_equal_evaluations(trained):
+    run, images = trained("boxes")
+    decisions = evaluated(run)
+    output = predicted(run, images, "batch_size=3")
+    found, listing = read_json(output / "predictions.json"), read_json(output / "images.json")
+    assert [Path(image["file_name"]).name for image in listing["images"]] == [
+        f"{i:06d}.png" for i in range(12)
+    ]
+    assert listing["images"][0] | {"file_name": ""} == {"id": 1, "file_name": "", "width": 64, "height": 64}
+    assert listing["categories"][0] == {"id": 1, "name": "0"}
+    assert sum(len(decision["scores"]) for decision in decisions) == len(found) > 12
+    for number, decision in enumerate(decisions, start=1):
+        mine = [row for row in found if row["image_id"] == number]
+        assert [row["category_id"] - 1 for row in mine] == decision["labels"].tolist()
+        assert [row["score"] for row in mine] == pytest.approx(decision["scores"].tolist(), abs=1e-5)
+        corners = np.array([row["bbox"] for row in mine]).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        assert corners == pytest.approx(decision["boxes"].numpy(), abs=1e-2)
+    assert len(list((output / "overlays").glob("*.jpg"))) == 12
+
+
+def test_boxes_load_as_coco_results(trained):
+    from faster_coco_eval import COCO
+
+    run, images = trained("boxes")
+    output = predicted(run, images)
+    truth = COCO(read_json(output / "images.json") | {"annotations": []})
+    assert len(truth.loadRes(str(output / "predictions.json")).anns) > 0
+
+
+def test_answers_have_the_size_of_the_file(trained, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    large = DigitScenes(target="mask", size=(130, 200)).split("test")[0].image
+    Image.fromarray(large).save(images / "large.jpg")
+    Image.fromarray(large[:, :, 0]).save(images / "grey.png")
+    output = predicted(trained("mask")[0], images, f"output={tmp_path / 'out'}")
+    assert {Image.open(p).size for p in (output / "masks").iterdir()} == {(200, 130)}
+    output = predicted(trained("boxes")[0], images, f"output={tmp_path / 'out'}")
+    boxes = np.array([row["bbox"] for row in json.loads((output / "predictions.json").read_text())])
+    assert boxes[:, 0].max() > 70  # further right than the network's 64 pixels
+    assert (boxes[:, :2] + boxes[:, 2:] <= np.array([200, 130]) + 1e-3).all()
+    assert Image.open(output / "overlays" / "large.jpg").size == (400, 260)  # magnified
+
+
+def test_unreadable_images_are_named_and_the_others_answered(trained, tmp_path):
+    run, images = trained("label")
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes((images / f"00000{i}.png").read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(predict.UnreadableError) as caught:
+        predicted(run, tmp_path, f"output={tmp_path / 'out'}", "batch_size=2")
+    message = str(caught.value)
+    assert "1 of 4 images cannot be read" in message
+    assert "broken.jpg" in message
+    assert [Path(row["file"]).name for row in table(tmp_path / "out" / "predictions.csv")] == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+
+
+def test_only_unreadable_images(trained, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    for kind in ("label", "mask", "boxes"):
+        with pytest.raises(predict.UnreadableError, match="1 of 1"):
+            predicted(trained(kind)[0], tmp_path)
+
+
+def test_no_images_and_no_run_are_said(trained, tmp_path):
+    run, _ = trained("label")
+    with pytest.raises(ConfigError, match="holds no image"):
+        predicted(run, tmp_path)
+    with pytest.raises(ConfigError, match="no image matches it"):
+        predicted(run, tmp_path / "nothing" / "*.png")
+    with pytest.raises(ConfigError, match="no such folder"):
+        predicted(tmp_path / "norun", tmp_path)
+
+
+def test_equal_names_in_two_folders_stay_apart(trained, tmp_path):
+    run, images = trained("mask")
+    for name in ("a/x.png", "b/x.png", "b/deep/x.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes((images / "000000.png").read_bytes())
+    output = predicted(run, tmp_path / "in", f"output={tmp_path / 'out'}")
+    written = sorted(p.relative_to(output / "masks").as_posix() for p in (output / "masks").rglob("*.png"))
+    assert written == ["a/x.png", "b/deep/x.png", "b/x.png"]
+
+
+def test_names_are_unique():
+    assert predict.names([Path("in/a.jpg"), Path("in/b.v2.jpg")]) == ["a", "b.v2"]
+    assert predict.names([Path("in/a.jpg"), Path("in/a.png")]) == ["a.jpg", "a.png"]
+    assert predict.names([Path("one/a.jpg"), Path("two/a.jpg")]) == ["one/a", "two/a"]
+
+
+def test_images_are_found_in_natural_order_and_not_in_the_output(tmp_path):
+    for name in ("10.png", "2.JPG", ".hidden.png", "notes.txt", "sub/1.png", "out/overlays/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = predict.find_images(str(tmp_path), tmp_path / "out")
+    assert [p.relative_to(tmp_path).as_posix() for p in found] == ["2.JPG", "10.png", "sub/1.png"]
+    assert predict.find_images(f"{tmp_path}/*.png", tmp_path / "out") == [tmp_path / "10.png"]
+    assert predict.find_images(str(tmp_path / "notes.txt"), tmp_path / "out") == [tmp_path / "notes.txt"]
+
+
+class Kept:
+    """A logger that takes examples."""
+
+    def log_examples(self, split, examples, picture, target, classes):
+        self.split, self.examples, self.picture = split, examples, picture
+
+
+@pytest.mark.parametrize("kind", ["label", "labels", "mask", "boxes"])
+def test_judging_draws_the_first_examples(trained, tmp_path, kind):
+    run, images = trained(kind)
+    kept = Kept()
+    decisions = evaluated(run, Examples(tmp_path, kept, count=5))
+    assert kept.split == "test"
+    assert [example.id for example in kept.examples] == [f"test/{i:06d}" for i in range(5)]
+    for i, example in enumerate(kept.examples):  # the pixels survive normalizing
+        assert (example.image == np.asarray(Image.open(images / f"{i:06d}.png"))).all()
+        if kind == "mask":
+            assert (example.answer == decisions[i].numpy()).all()
+        if kind == "label":
+            assert example.answer.argmax() == decisions[i].argmax()
+    assert (np.asarray(Image.open(tmp_path / "figures" / "test_examples.png")) == kept.picture).all()
