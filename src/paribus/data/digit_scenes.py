@@ -9,7 +9,7 @@ order follows their writers, and each class is cut in that order, so most writer
 import gzip
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -251,20 +251,20 @@ class Scenes:
 
     def __init__(self, reader: DigitScenes, name: str, indices: range | list[int]):
         self.reader, self.name, self.indices = reader, name, indices
-        self._kept: dict[int, Sample] = {}
-        self._bytes = 0
+        drawn = {key: value for key, value in vars(reader).items() if not key.startswith("_")}
+        self._memory = _memory(name, repr(drawn))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         number = self.indices[index]
-        sample = self._kept.get(number)
+        sample = self._memory.samples.get(number)
         if sample is None:
             sample = self.reader.draw(self.name, number)
-            if self._bytes < self.reader.remember:
-                self._kept[number] = sample
-                self._bytes += _size_of(sample)
+            if self._memory.bytes < self.reader.remember:
+                self._memory.samples[number] = sample
+                self._memory.bytes += _size_of(sample)
         return sample
 
     def problems(self) -> list[Problem]:
@@ -273,6 +273,19 @@ class Scenes:
     def without(self, indices: set[int]) -> "Scenes":
         kept = [number for i, number in enumerate(self.indices) if i not in indices]
         return Scenes(self.reader, self.name, kept)
+
+
+class _Memory:
+    """Scenes already drawn, and the bytes they take."""
+
+    def __init__(self) -> None:
+        self.samples: dict[int, Sample] = {}
+        self.bytes = 0
+
+
+@lru_cache(maxsize=len(SPLITS))  # of the last set: the runs of a sweep that share a process see the same one
+def _memory(split: str, drawn: str) -> _Memory:
+    return _Memory()
 
 
 def _background(

@@ -293,7 +293,7 @@ def collate(samples: list[Sample]) -> tuple[torch.Tensor, Any, list[str]]:
     first = targets[0]
     batch: Any
     if isinstance(first, dict):
-        batch = [{key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in t.items()} for t in targets]
+        batch = [{key: torch.tensor(v) for key, v in t.items()} for t in targets]  # copies: readers keep theirs
         for target in batch:
             if "masks" in target:  # instance masks grow with the image
                 below, right = height - target["masks"].shape[1], width - target["masks"].shape[2]

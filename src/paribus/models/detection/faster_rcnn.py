@@ -18,8 +18,8 @@ from paribus.models.layers import pad_to_multiple
 
 class FasterRCNN(nn.Module):
     """images [B, C, H, W], normalized -> in training, with targets, the losses {"loss_objectness",
-    "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}; in evaluation for each image {"boxes" [N, 4] xyxy in
-    its pixels, "scores" [N], "labels" [N] from 0} (torchvision's background, class 0, stays inside).
+    "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}; in evaluation for each image {"boxes" [N, 4] xyxy
+    in its pixels, "scores" [N], "labels" [N] from 0} (torchvision's background, class 0, stays inside).
 
     pyramid_channels: of the pyramid and the region proposal network.
     levels: the pyramid's strides; None is 4 (or the backbone's finest above) doubled up to 64, the paper's P2

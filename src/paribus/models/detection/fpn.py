@@ -58,7 +58,7 @@ class FeaturePyramid(nn.Module):
 
 
 def octaves(strides: list[int], first: int, last: int) -> list[int]:
-    """Levels: the backbone's first stride of at least `first` (its coarsest, if none is), doubled up to `last`."""
+    """The backbone's first stride of at least `first` (its coarsest, if none is), doubled up to `last`."""
     levels = [min((s for s in strides if s >= first), default=max(strides))]
     while levels[-1] * 2 <= last:
         levels.append(levels[-1] * 2)
@@ -66,7 +66,7 @@ def octaves(strides: list[int], first: int, last: int) -> list[int]:
 
 
 class Anchors(AnchorGenerator):
-    """In every cell boxes of side scale * stride * 2^(k / per_octave), k < per_octave, at each height / width.
+    """In every cell boxes of side scale * stride * 2^(k / per_octave), k < per_octave, at each ratio (h / w).
 
     Sizes follow strides, so a level fills the octave between itself and the next. A scale of 4 with strides 8
     to 128 is RetinaNet's 32 to 813 pixels; a scale of 2 covers objects half that size.
