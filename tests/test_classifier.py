@@ -63,9 +63,9 @@ def test_resnet18_equals_torchvisions():
         lambda: Timm(name="test_efficientnet", norm="group"),
         lambda: Timm(name="test_convnext"),
         lambda: Timm(name="test_vit"),
-        lambda: Timm(name="vgg11_bn"),
+        lambda: Timm(name="mobilenetv3_small_050"),
     ],
-    ids=["convnet", "resnet", "efficientnet-group", "convnext", "vit", "vgg"],
+    ids=["convnet", "resnet", "efficientnet-group", "convnext", "vit", "mobilenet"],
 )
 def test_every_parameter_has_a_gradient(backbone):
     torch.manual_seed(0)

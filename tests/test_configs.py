@@ -2,8 +2,8 @@
 
 import pytest
 import yaml
-from composing import composed
 
+from composing import composed
 from paribus import config
 from paribus.checks import MODELS, ROOMS, TASKS, check
 

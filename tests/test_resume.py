@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import torch
-from command_line import SMALL, script, start, succeeded
 
+from command_line import SMALL, script, start, succeeded
 from paribus.results import Run, curves
 
 ARGUMENTS = [

@@ -83,6 +83,11 @@ def test_a_short_list_of_channels_repeats_its_last():
     assert [block[1][0].out_channels for block in model.blocks] == [16, 8, 8, 8, 8, 8]
 
 
+def test_a_decoder_needs_channels():
+    with pytest.raises(ValueError, match=r"model\.decoder_channels is empty"):
+        UNet(backbone=ConvNet(channels=[4]), num_classes=2, decoder_channels=[])
+
+
 def test_it_learns_to_segment_squares():
     model = unet("convnet", classes=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -6,7 +6,6 @@ between groups. All are read as text: a wrong key costs half a second, not the i
 """
 
 import ast
-import contextlib
 import difflib
 import json
 import typing
@@ -93,7 +92,7 @@ def _unknown(cfg: DictConfig) -> Iterator[str]:
         valid = list(schema.__dataclass_fields__)
         for key in node or ():
             if key not in valid:
-                where = f"{path}.{key}".lstrip(".")
+                where = f"{path}.{key!s}".lstrip(".")
                 yield f"`{where}`{_origin(where)} is no key{near(str(key), valid)}; valid: {', '.join(valid)}"
 
 

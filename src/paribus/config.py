@@ -169,13 +169,15 @@ def build(config: TrainConfig, folder: Path | None = None) -> Parts:
     from hydra.utils import instantiate
 
     def make(node: dict[str, Any], **supplied: Any) -> Any:
-        made = instantiate(OmegaConf.create(node), _convert_="all", _partial_=bool(supplied) or "_partial_" in node)
+        made = instantiate(
+            OmegaConf.create(node), _convert_="all", _partial_=bool(supplied) or "_partial_" in node
+        )
         # Through a partial: instantiate itself would make plain dicts of supplied dataclasses.
         return made(**supplied) if supplied else made
 
     from paribus import metrics
 
-    judge = {
+    judge: Any = {
         "label": metrics.ClassificationMetrics,
         "labels": metrics.MultilabelMetrics,
         "mask": metrics.SegmentationMetrics,

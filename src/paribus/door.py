@@ -37,7 +37,12 @@ def door(main: Callable[[], Any]) -> None:
 def quoted(argument: str) -> str:
     """``run=runs/a/b=1,seed=0`` with its value quoted, if that is a path: Hydra reads = and , in it."""
     key, sign, value = argument.partition("=")
-    if sign and re.search(r"[=,\[\](){}: ]", value) and value[0] not in "\"'" and (os.path.exists(value) or glob.glob(value)):
+    if (
+        sign
+        and re.search(r"[=,\[\](){}: ]", value)
+        and value[0] not in "\"'"
+        and (os.path.exists(value) or glob.glob(value))
+    ):
         return f"{key}='{value}'"
     return argument
 

@@ -28,8 +28,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
     one_device(config, settings.accelerator)
     parts = restored(folder, config)
 
+    from paribus.examples import Examples
+
     quiet()
-    metrics = judge(parts, config.trainer, settings.split)
+    metrics = judge(parts, config.trainer, settings.split, callbacks=[Examples(folder)])
     written = folder / f"evaluation_{settings.split}.json"
     per_class = parts.task.per_class[settings.split]
     results.write_json(

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 def count(model: nn.Module, size: tuple[int, int], in_channels: int = 3) -> tuple[int, int | None]:
     """Parameters, and multiply-adds of one image of `size` (H, W): torch's flop counter / 2.
 
-    On the meta device: nothing is computed, and attention is counted, which on a
-    CPU in evaluation mode runs as a fused operator that the counter does not know.
+    On the meta device: nothing is computed, and attention is counted, which on a CPU in evaluation mode runs
+    as a fused operator that the counter does not know.
 
     Classifiers and segmenters are counted whole. Detectors: backbone, pyramid and heads (Faster R-CNN's box
     head for the full number of proposals), which is all but the selection of boxes (their `raw`). None for a

@@ -52,12 +52,12 @@ def known_result(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
 class Record:
     """Writes config.yaml and result.json: ``running`` now, and at the end how it ended."""
 
-    def __init__(self, folder: Path, config: TrainConfig):
+    def __init__(self, folder: Path, config: TrainConfig, choices: dict[str, str]):
         self.path, self.start = folder / "result.json", time.perf_counter()
         factors = {}
         if config.ablation:
             flat = results.flatten(asdict(config))
-            factors = {key: flat.get(key) for key in config.ablation.factors}
+            factors = {key: flat.get(key, choices.get(key)) for key in config.ablation.factors}
         self.result: dict[str, Any] = {
             "status": "running",
             "error": None,

@@ -227,7 +227,9 @@ def run(*, folder: str | Path, metric: str | None = None, output: str | Path | N
     write_text(output / "report.md", markdown(comparison))
     write_text(output / "table.csv", table_csv(comparison))
     if any(level.values for level in comparison.levels):
-        from paribus.figures import levels_figure  # after the table is on the screen: matplotlib takes a second
+        from paribus.figures import (
+            levels_figure,
+        )  # after the table is on the screen: matplotlib takes a second
 
         figure = levels_figure(comparison)
         figure.savefig(output / "figure.svg", metadata={"Date": None})

@@ -179,13 +179,17 @@ def _of_function(node: ast.FunctionDef, module: str, skip: int) -> Signature:
     positional = [*arguments.posonlyargs, *arguments.args]
     required = len(positional) - len(arguments.defaults)
     parameters = {
-        a.arg: Parameter(i < required, a.annotation and ast.unparse(a.annotation), module)
+        a.arg: Parameter(i < required, _text(a.annotation), module)
         for i, a in enumerate(positional)
         if i >= skip
     }
     for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        parameters[a.arg] = Parameter(default is None, a.annotation and ast.unparse(a.annotation), module)
+        parameters[a.arg] = Parameter(default is None, _text(a.annotation), module)
     return Signature(parameters, open=arguments.kwarg is not None)
+
+
+def _text(annotation: ast.expr | None) -> str | None:
+    return ast.unparse(annotation) if annotation else None
 
 
 def _imported(target: str) -> Signature:

@@ -99,7 +99,7 @@ def _count(config: DictConfig) -> int | None:
         return None
     params = OmegaConf.to_container(config.hydra.sweeper.params or {}, resolve=True)
     assert isinstance(params, dict)
-    lines = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    lines = [f"{key!s}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
     try:
         parsed = OverridesParser.create().parse_overrides(lines)
     except Exception:  # choices given as glob(*) need the config loader

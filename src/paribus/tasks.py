@@ -61,8 +61,8 @@ class Task(LightningModule, ABC):
         self.seed = seed
         self.target, self.monitor, self.mode = target, monitor, mode
         self.model = model
-        self.metrics = nn.ModuleDict({"val": metrics(), "test": metrics()})
-        self.mean_losses = nn.ModuleDict()  # of the split being judged; filled as losses are met
+        self.metrics: Any = nn.ModuleDict({"val": metrics(), "test": metrics()})
+        self.mean_losses: Any = nn.ModuleDict()  # of the split being judged; filled as losses are met
         self.per_class: dict[str, dict[str, list]] = {}  # split -> table, after a split was judged
         self.make_optimizer, self.scheduler = optimizer, scheduler
         self.backbone_lr_factor, self.decay_norm_and_bias = backbone_lr_factor, decay_norm_and_bias
@@ -70,7 +70,7 @@ class Task(LightningModule, ABC):
         self.sums: dict[str, Tensor] = {}  # of the losses since the last log row
         self.summed = 0
         if freeze_backbone:
-            model.backbone.requires_grad_(False)  # type: ignore[union-attr]
+            model.backbone.requires_grad_(False)
 
     # --- what a task says --------------------------------------------------------------------------
 
@@ -100,8 +100,8 @@ class Task(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout and the like as a function of (seed, step, process): a resumed run draws the same.
-        step = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        torch.manual_seed(hash((self.seed, step, self.global_rank)) % 2**63)
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        torch.manual_seed(hash((self.seed, progress.processed, self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
@@ -113,11 +113,14 @@ class Task(LightningModule, ABC):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if self.summed >= self.log_every * self.trainer.accumulate_grad_batches:
-            self.flush()
+        self._flush_if_due()
 
     def on_train_epoch_end(self) -> None:
         self.flush()
+
+    def _flush_if_due(self) -> None:
+        if self.summed >= self.log_every * self.trainer.accumulate_grad_batches:
+            self.flush()
 
     def flush(self) -> None:
         """Writes the mean losses since the last row; raises DivergedError if they are not finite."""
@@ -141,6 +144,7 @@ class Task(LightningModule, ABC):
             logger.log_metrics({**row, "epoch": self.current_epoch}, self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._flush_if_due()  # checkpoints are written before on_train_batch_end comes to this module
         checkpoint["sums"], checkpoint["summed"] = self.sums, self.summed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

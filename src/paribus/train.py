@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from paribus.checks import check
@@ -39,21 +40,27 @@ def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float
             if not in_sweep:
                 log.info("done before: %s\n%s", _line(known), folder)
             return known["metrics"].get(metric)
-        record = Record(folder, config) if first else None
+        record = Record(folder, config, choices()) if first else None
         try:
             found = train(config, folder, in_sweep)
         except BaseException as error:
             if record:
                 record.failed(error)
-            if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
+            if isinstance(error, KeyboardInterrupt | SystemExit):
                 log.info("interrupted; the same command resumes it")
-                raise SystemExit(130) from None  # Lightning makes exit(1) of Ctrl-C
+                # Lightning ends with 1 after Ctrl-C, and after SIGTERM with 0, as if all were done.
+                raise SystemExit(143 if type(error).__name__ == "SIGTERMException" else 130) from None
             raise
         if record:
             record.done(found)
     if first and not in_sweep:
         log.info("%s\n%s", _line(found), folder)
     return found["metrics"].get(metric)
+
+
+def choices() -> dict[str, str]:
+    """The options chosen from the groups, which a resolved config no longer tells."""
+    return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
 
 
 def _line(found: dict[str, Any]) -> str:
@@ -68,6 +75,7 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     import torch
     from lightning import seed_everything
 
+    from paribus.examples import Examples
     from paribus.loggers import Csv
     from paribus.profile import count
 
@@ -92,38 +100,40 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     status = "failed"
     try:
         trainer.fit(parts.task, parts.data, ckpt_path=resumed, weights_only=True)
-        if trainer.received_sigterm:
-            raise SystemExit(143)  # Lightning itself would end with 0, as if all were done
         if not best.best_model_path:  # max_steps came before the first validation: the end is the best
             trainer.save_checkpoint(folder / CHECKPOINT)
         state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
         parts.task.load_state_dict(state["state_dict"])
-        metrics = judge(parts, config.trainer, "val", *(["test"] if config.test else []))
+        examples = Examples(folder, parts.logger)
+        splits = ("val", "test") if config.test else ("val",)
+        metrics = judge(parts, config.trainer, *splits, callbacks=[examples])
+        parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
+        found = {
+            "metrics": metrics,
+            "per_class": parts.task.per_class,
+            "best_epoch": int(state["epoch"]),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "parameters": parameters,
+            "macs": macs,
+            "seconds": time.perf_counter() - start,
+            "images_per_second": speed.images / speed.seconds if speed.seconds else None,
+            "peak_memory_bytes": peak_memory(),
+            "device": device_name(config.trainer),
+            "processes": trainer.world_size,
+            "threads": threads,
+        }
+        tested = {name: value for name, value in metrics.items() if name.startswith("test/")}
         for logger in loggers:
-            logger.log_metrics(
-                {k: v for k, v in metrics.items() if k.startswith("test/")}, trainer.global_step
-            )
+            logger.log_metrics(tested, trainer.global_step)
+        if parts.logger is not None:
+            parts.logger.log_result(found, folder / CHECKPOINT)
         status = "success"
     finally:
-        for logger in loggers:
-            logger.finalize(status)
-
-    parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
-    return {
-        "metrics": metrics,
-        "per_class": parts.task.per_class,
-        "best_epoch": int(state["epoch"]),
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "parameters": parameters,
-        "macs": macs,
-        "seconds": time.perf_counter() - start,
-        "images_per_second": speed.images / speed.seconds if speed.seconds else None,
-        "peak_memory_bytes": peak_memory(),
-        "device": device_name(config.trainer),
-        "processes": trainer.world_size,
-        "threads": threads,
-    }
+        csv.finalize(status)
+        if parts.logger is not None:  # Lightning calls its finalize as soon as fit ends
+            parts.logger.finish(status)
+    return found
 
 
 def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: bool) -> tuple[Any, Any, Any]:
@@ -177,7 +187,9 @@ def shared_settings(t: TrainerConfig) -> dict[str, Any]:
     }
 
 
-def judge(parts: Parts, t: TrainerConfig, *splits: str) -> dict[str, float]:
+def judge(
+    parts: Parts, t: TrainerConfig, *splits: str, callbacks: list[Any] | None = None
+) -> dict[str, float]:
     """The metrics of the weights in ``parts.task`` on whole splits (val, test), as ``<split>/<metric>``.
 
     Training's own test and scripts/evaluate.py both come here, so their numbers are the same ones.
@@ -186,7 +198,7 @@ def judge(parts: Parts, t: TrainerConfig, *splits: str) -> dict[str, float]:
 
     found: dict[str, float] = {}
     for split in splits:
-        trainer = Trainer(**shared_settings(t), logger=False, enable_checkpointing=False)
+        trainer = Trainer(**shared_settings(t), logger=False, enable_checkpointing=False, callbacks=callbacks)
         work = trainer.validate if split == "val" else trainer.test
         work(parts.task, datamodule=parts.data, verbose=False)
         found |= {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from paribus.data.samples import IGNORE, DataError, Problem, Reader, Sample, Split
+from paribus.data.samples import IGNORE, DataError, Problem, Reader, Sample, Split, Target
 from paribus.data.transforms import Transform
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class DataModule(LightningDataModule):
         self.splits: dict[str, Split] = {}
 
     @property
-    def target(self) -> str:
+    def target(self) -> Target:
         return self.reader.target
 
     @property
@@ -146,15 +146,8 @@ class DataModule(LightningDataModule):
             chosen = np.sort(np.random.default_rng(self.seed).permutation(len(split))[:count])
         rank, world = self._share()
         size = self._batch_size()
-        epoch, done = self._progress()
         order = Order(
-            chosen,
-            seed=self.seed,
-            epoch=epoch,
-            start=done * size,
-            rank=rank,
-            world=world,
-            multiple=size * world,
+            chosen, seed=self.seed, progress=self._progress, batch_size=size, rank=rank, world=world
         )
         if not len(order):
             raise DataError(
@@ -206,7 +199,7 @@ class DataModule(LightningDataModule):
         return self.batch_size // parts
 
     def _progress(self) -> tuple[int, int]:
-        """(epoch, batches of it already trained on), from the progress a checkpoint restored.
+        """(epoch, batches of it already trained on), from the progress that a checkpoint restored.
 
         Lightning restores its loops but not a loader's place, and builds the first iterator before it
         calls ``set_epoch`` (Lightning issue 21938); hence this look at its semi-private progress.
@@ -214,7 +207,8 @@ class DataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 0
         loop = self.trainer.fit_loop
-        epoch, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+        epoch: Any = loop.epoch_progress.current
+        batch: Any = loop.epoch_loop.batch_progress
         if epoch.ready <= epoch.processed:
             return epoch.processed, 0
         if batch.is_last_batch:
@@ -258,28 +252,40 @@ class Order(Sampler[tuple[int, int]]):
     """This process's share of an epoch's order, as (index, epoch); a function of (seed, epoch).
 
     Every process draws the same permutation and takes each ``world``-th of it, so that the global
-    batches are those of one process. The tail that does not fill a global batch (``multiple``) waits
-    for another epoch. ``start`` samples of this process are skipped in the first epoch only: the part
-    of it that a resumed run has behind it.
+    batches are those of one process. The tail that does not fill a global batch waits for another
+    epoch. ``progress`` says (epoch, batches of it already done) when the first epoch begins, and not
+    earlier: Lightning asks for the loader, to count its steps, before it restores a checkpoint.
     """
 
     def __init__(
-        self, indices: np.ndarray, *, seed: int, epoch: int, start: int, rank: int, world: int, multiple: int
+        self,
+        indices: np.ndarray,
+        *,
+        seed: int,
+        progress: Callable[[], tuple[int, int]],
+        batch_size: int,
+        rank: int,
+        world: int,
     ):
-        self.indices, self.seed, self.epoch, self.start = indices, seed, epoch, start
+        self.indices, self.seed, self.batch_size = indices, seed, batch_size
         self.rank, self.world = rank, world
-        self.kept = len(indices) // multiple * multiple
+        self.progress: Callable[[], tuple[int, int]] | None = progress
+        self.epoch = 0
+        self.kept = len(indices) // (batch_size * world) * (batch_size * world)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning as every epoch begins."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        draw = np.random.default_rng([self.seed, self.epoch])
-        order = self.indices[draw.permutation(len(self.indices))][: self.kept]
-        for index in order[self.rank :: self.world][self.start :]:
-            yield int(index), self.epoch
+        done = 0
+        if self.progress is not None:
+            (self.epoch, done), self.progress = self.progress(), None
+        epoch = self.epoch
+        order = self.indices[np.random.default_rng([self.seed, epoch]).permutation(len(self.indices))]
+        share = order[: self.kept][self.rank :: self.world]
+        for index in share[done * self.batch_size :]:
+            yield int(index), epoch
 
     def __len__(self) -> int:
         return self.kept // self.world
@@ -293,7 +299,9 @@ def collate(samples: list[Sample]) -> tuple[torch.Tensor, Any, list[str]]:
     first = targets[0]
     batch: Any
     if isinstance(first, dict):
-        batch = [{key: torch.tensor(v) for key, v in t.items()} for t in targets]  # copies: readers keep theirs
+        batch = [
+            {key: torch.tensor(v) for key, v in t.items()} for t in targets
+        ]  # copies: readers keep theirs
         for target in batch:
             if "masks" in target:  # instance masks grow with the image
                 below, right = height - target["masks"].shape[1], width - target["masks"].shape[2]

@@ -1,9 +1,10 @@
 """What a reader yields: one sample, one split, and what is wrong with it."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+Target = Literal["label", "labels", "mask", "boxes"]  # the kinds of target
 IGNORE = 255  # the one mask value that is neither learned nor judged
 
 
@@ -25,7 +26,7 @@ class Sample(NamedTuple):
 class Problem(NamedTuple):
     """Something wrong with one sample: which, the file, what is wrong, and how to mend it."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
     file: str
     what: str
     fix: str
@@ -50,7 +51,7 @@ class Split(Protocol):
 class Reader(Protocol):
     """A data set: its kind of target, its classes, their colours, and its splits."""
 
-    target: str
+    target: Target
     classes: tuple[str, ...]
     palette: list[tuple[int, int, int]] | None
 

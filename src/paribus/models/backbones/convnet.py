@@ -40,7 +40,7 @@ class ConvNet(nn.Module):
         return maps
 
     def embed(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, embedding]; ValueError for images of which the last map is not 2 x 2 cells at least."""
+        """[B, C, H, W] -> [B, embedding]; ValueError for images whose last map is less than 2 x 2 cells."""
         last = self.forward(x)[-1]
         if min(last.shape[-2:]) < 2:
             least = self.strides[-1] + 1

@@ -13,9 +13,9 @@ from paribus.models.normalization import Norm, make_norm
 
 
 class RetinaNet(detection.RetinaNet):
-    """images [B, C, H, W], normalized -> losses {"classification", "bbox_regression"} in training, with
-    targets; in evaluation for each image {"boxes" [N, 4] xyxy in its pixels, "scores" [N], "labels" [N] from
-    0}.
+    """images [B, C, H, W], normalized -> in training, with targets, the losses {"classification",
+    "bbox_regression"}; in evaluation for each image {"boxes" [N, 4] xyxy in its pixels, "scores" [N],
+    "labels" [N] from 0}.
 
     torchvision's head, matching, losses and selection; its resizing and normalizing of images is left out.
 

@@ -34,6 +34,10 @@ class UNet(nn.Module):
         norm: Norm | None = None,
     ):
         super().__init__()
+        if not decoder_channels:
+            raise ValueError(
+                "model.decoder_channels is empty: give the channels of each step, coarse to fine"
+            )
         self.backbone = dense(backbone)
         doublings = math.ceil(math.log2(backbone.strides[0]))
         skips = [*reversed(backbone.channels[:-1]), *[0] * doublings]
