@@ -205,7 +205,7 @@ def test_differences_ignore_keys_and_not_what_begins_like_them():
         (["~scheduler", "a=1"], "a=1,~scheduler,seed=1"),
         (["~scheduler", "scheduler=cosine"], "scheduler=cosine,seed=1"),
         (["backbone@encoder=resnet18"], "backbone@encoder=resnet18,seed=1"),
-        (["data.reader.root=/data/my set"], "data.reader.root=_data_myset,seed=1"),
+        (["data.reader.root=/data/my set", "backbone.weights=/my set"], "backbone.weights=_myset,seed=1"),
         (["channels=[16, 32]", "name='a b'"], "channels=[16,32],seed=1"),
         (["x={a:1}", "ablations=3"], "ablations=3,x=_a_1_,seed=1"),
         (

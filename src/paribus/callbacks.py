@@ -20,14 +20,14 @@ class EMA(WeightAveraging):
 
     def __init__(self, decay: float):
         @torch.no_grad()
-        def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor | int) -> None:
-            t = float(updates)
-            rate = 1 - min(decay, (1 + t) / (10 + t))
-            floats = [(a, w) for a, w in zip(averages, weights, strict=True) if a.is_floating_point()]
-            torch._foreach_lerp_([a for a, _ in floats], [w.to(a.dtype) for a, w in floats], rate)
-            for average, weight in zip(averages, weights, strict=True):
-                if not average.is_floating_point():  # counters of batch norm
-                    average.copy_(weight)
+        def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+            """Called with tensors of one device and type at a time."""
+            if not averages[0].is_floating_point():  # counters of batch norm
+                torch._foreach_copy_(averages, weights)
+                return
+            kept = ((1 + updates) / (10 + updates)).clamp(max=decay)  # stays on the device
+            torch._foreach_mul_(averages, kept.to(averages[0].dtype))
+            torch._foreach_add_(averages, torch._foreach_mul(weights, (1 - kept).to(averages[0].dtype)))
 
         super().__init__(multi_avg_fn=update)
 

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, flag_override
 
 from paribus.results import Run
 
@@ -37,6 +38,7 @@ class Sweep(Callback):
         FAILED.clear()
         if config.get("ablation"):
             _ask(config)
+        HydraConfig.instance().set_config(config.copy())  # as Hydra does for jobs: `name` asks for choices
         self.all, self.ended, self.start = _count(config), 0, time.monotonic()
         self.skipped = 0
         if config.get("ablation"):
@@ -97,8 +99,7 @@ def _count(config: DictConfig) -> int | None:
     """How many jobs a grid sweep has; None if the sweeper decides that itself."""
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
         return None
-    params = OmegaConf.to_container(config.hydra.sweeper.params or {}, resolve=True)
-    assert isinstance(params, dict)
+    params = config.hydra.sweeper.params or {}
     lines = [f"{key!s}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
     try:
         parsed = OverridesParser.create().parse_overrides(lines)

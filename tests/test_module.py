@@ -1,0 +1,125 @@
+"""The data module: order, shares, batches, what is wrong with a set."""
+
+import numpy as np
+import pytest
+import torch
+
+from paribus.data.classification import ClassFolders
+from paribus.data.digit_scenes import DigitScenes
+from paribus.data.module import DataModule, Order, collate
+from paribus.data.samples import DataError, Sample
+from small_data import class_folders
+
+
+def order(n=10, batch=2, rank=0, world=1, seed=0, place=(0, 0)) -> Order:
+    return Order(np.arange(n), seed=seed, progress=lambda: place, batch_size=batch, rank=rank, world=world)
+
+
+def test_every_epoch_has_its_own_order_of_all():
+    loader = order()
+    first = list(loader)
+    loader.set_epoch(1)
+    second = list(loader)
+    assert {i for i, _ in first} == {i for i, _ in second} == set(range(10))
+    assert [i for i, _ in first] != [i for i, _ in second]
+    assert {epoch for _, epoch in second} == {1}
+    assert first == list(order())
+    assert first != list(order(seed=1))
+
+
+def test_processes_share_the_batches_of_one():
+    whole = [i for i, _ in order(n=13, batch=4)]
+    shares = [[i for i, _ in order(n=13, batch=2, rank=rank, world=2)] for rank in (0, 1)]
+    for step in range(3):
+        together = shares[0][2 * step : 2 * step + 2] + shares[1][2 * step : 2 * step + 2]
+        assert sorted(together) == sorted(whole[4 * step : 4 * step + 4])
+
+
+def test_a_resumed_epoch_goes_on_where_it_was():
+    loader = order(place=(3, 2))
+    resumed = list(loader)
+    whole = order(place=(3, 0))
+    assert resumed == list(whole)[4:]
+    loader.set_epoch(4)
+    assert len(list(loader)) == 10
+
+
+def sample(height: int, width: int, target) -> Sample:
+    return Sample(np.full((height, width, 3), 7, np.uint8), target, f"{height}x{width}")
+
+
+def test_unequal_images_are_padded():
+    masks = [np.ones((4, 6), np.uint8), np.zeros((5, 3), np.uint8)]
+    images, targets, ids = collate([sample(4, 6, masks[0]), sample(5, 3, masks[1])])
+    assert images.shape == (2, 3, 5, 6)
+    assert images.dtype == torch.uint8
+    assert images[0, 0, 4].eq(0).all()
+    assert targets.dtype == torch.int64
+    assert targets[0, 4].eq(255).all()
+    assert targets[1, :, 3:].eq(255).all()
+    assert targets[1, :, :3].eq(0).all()
+    assert ids == ["4x6", "5x3"]
+
+
+def test_boxes_are_copies():
+    kept = {
+        "boxes": np.ones((1, 4), np.float32),
+        "labels": np.zeros(1, np.int64),
+        "masks": np.ones((1, 4, 4), np.uint8),
+    }
+    _, targets, _ = collate([sample(4, 4, kept), sample(6, 5, kept)])
+    targets[0]["boxes"] += 1
+    assert kept["boxes"].max() == 1
+    assert targets[0]["masks"].shape == (1, 6, 5)
+    assert targets[0]["masks"].sum() == 16
+
+
+def module(reader, **settings) -> DataModule:
+    return DataModule(**{"reader": reader, "batch_size": 4, "mean": [0.5] * 3, "std": [0.25] * 3, **settings})
+
+
+def test_normalization():
+    data = module(DigitScenes(target="label"), mean=[0.5, 0.25, 0.0], std=[0.5, 0.25, 1.0])
+    pixels = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    torch.testing.assert_close(data.normalize(pixels).flatten(), torch.tensor([1.0, -1.0, 0.2]))
+    gray = module(DigitScenes(target="label"), channels=1, mean=[0.0], std=[1.0])
+    assert gray.normalize(pixels).shape == (1, 1, 1, 1)
+    torch.testing.assert_close(gray.normalize(pixels).item(), 102 / 255)
+
+
+def test_what_is_wrong_is_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    class_folders(tmp_path / "set")
+    broken = next((tmp_path / "set" / "train").rglob("*.*"))
+    broken.write_bytes(b"no image")
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(DataError, match=rf"{broken.name}(.|\n)*data\.on_error=skip"):
+            module(ClassFolders(root=str(tmp_path / "set"))).open("train")
+    whole = len(ClassFolders(root=str(tmp_path / "set")).split("train"))
+    skipping = module(ClassFolders(root=str(tmp_path / "set")), on_error="skip")
+    skipping.open("train")
+    assert len(skipping.splits["train"]) == whole - 1
+    broken.write_bytes(sorted((tmp_path / "set" / "train").rglob("*.*"))[-1].read_bytes())
+    mended = module(ClassFolders(root=str(tmp_path / "set")))
+    mended.open("train")  # the file has changed, so what was remembered no longer counts
+    assert len(mended.splits["train"]) == whole
+
+
+def test_too_few_samples_for_a_batch():
+    data = module(DigitScenes(target="label", lengths={"train": 3, "val": 1, "test": 1}))
+    data.open("train")
+    with pytest.raises(DataError, match=r"3 training samples do not fill one batch of 4: data\.batch_size=3"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean": [0.5]}, r"`data\.mean` and `data\.std` need 3 numbers"),
+        ({"train_fraction": 0.0}, r"`data\.train_fraction=0\.0`"),
+        ({"batch_size": 0}, r"`data\.batch_size=0`"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        module(DigitScenes(target="label"), **settings)

@@ -1,0 +1,30 @@
+"""Two processes give the numbers of one."""
+
+import pytest
+
+from command_line import SMALL, script, succeeded
+from paribus.results import Run, curves, read_json
+
+
+def test_two_processes_equal_one(tmp_path):
+    common = [
+        *SMALL,
+        "backbone.norm=group",
+        "trainer.log_every=1",
+    ]  # 33 val and 35 test samples: neither divides by 2
+    succeeded(script("train", *common, "name=one", cwd=tmp_path))
+    succeeded(script("train", *common, "name=two", "trainer=ddp_cpu", cwd=tmp_path))
+    (one,), (two,) = ([Run.read(path) for path in tmp_path.glob(f"runs/{name}/*")] for name in ("one", "two"))
+    assert two.result["processes"] == 2
+    # The same batches, the same gradient but for the order of its sum.
+    losses = [[value for _, _, value in curves(run)["train/loss"]] for run in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-3)
+    # The same weights, judged by two processes and by one: what is counted is equal to the last digit,
+    # what is summed but for the last bits of a network's output, which depend on the size of the batch.
+    evaluated = succeeded(script("evaluate", f"run={two.path}", cwd=tmp_path))
+    assert "test/accuracy" in evaluated.stdout
+    again = read_json(two.path / "evaluation_test.json")["metrics"]
+    for name, value in again.items():
+        counted = "accuracy" in name
+        assert value == (two.metrics[name] if counted else pytest.approx(two.metrics[name], rel=1e-6)), name

@@ -1,0 +1,37 @@
+"""Sweeps through the command line: a bad run among good ones, and the same command again."""
+
+from command_line import SMALL, script, succeeded
+from paribus.results import Run, find_runs
+
+
+def test_a_failing_run_stops_nothing_and_is_named(tmp_path):
+    sweep = ["-m", *SMALL, "model.dropout=0,2,0.1", "trainer.max_epochs=1"]
+    done = script("train", *sweep, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1 run(s) failed:" in done.stderr
+    assert "model.dropout=2" in done.stderr
+    assert "dropout probability" in done.stderr
+    assert "[1/3]" in done.stdout
+    assert sorted(run.status for run in find_runs(tmp_path / "runs")) == ["done", "done", "failed"]
+    finished = {
+        run.path: run.result.get("finished") for run in find_runs(tmp_path / "runs") if run.status == "done"
+    }
+
+    again = script("train", *sweep, cwd=tmp_path)
+    assert again.stdout.count("done before") == 2
+    assert {path: Run.read(path).result["finished"] for path in finished} == finished
+
+
+def test_an_ablation_and_its_report(tmp_path):
+    small = [*SMALL, "trainer.max_epochs=1", "seed=0,1"]
+    done = succeeded(
+        script("train", "ablation=normalization", *small, "backbone.norm=none,batch", cwd=tmp_path)
+    )
+    assert "Does normalization help" in done.stdout
+    assert "(4 runs)" in done.stdout  # narrowed, not multiplied
+    runs = find_runs(tmp_path / "runs" / "normalization")
+    assert len(runs) == 4
+    assert {run.factors["backbone.norm"] for run in runs} == {"none", "batch"}
+    report = succeeded(script("report", "ablation=normalization", cwd=tmp_path))
+    assert "baseline" in report.stdout
+    assert (tmp_path / "runs" / "normalization" / "report" / "figure.png").exists()

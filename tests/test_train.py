@@ -1,0 +1,149 @@
+"""One run, in this process: what it writes, what it repeats, skips, refuses and records."""
+
+import json
+
+import pytest
+import torch
+
+from command_line import SMALL
+from composing import composed
+from paribus.config import ConfigError
+from paribus.results import Run, curves
+from paribus.train import run
+
+TASKS = {
+    "label": [],
+    "labels": ["task=multilabel", "data.size=[48, 48]"],
+    "mask": ["task=segmentation", "model=unet", "model.decoder_channels=[16, 8]", "data.size=[48, 48]"],
+    "boxes": [
+        "task=detection",
+        "model=retinanet",
+        "data.size=[48, 48]",
+        "model.pyramid_channels=16",
+        "model.levels=[4, 8]",
+    ],
+}
+
+
+def train(folder, *overrides: str, seed: int = 0):
+    run(composed(*SMALL, *overrides, f"seed={seed}"), folder, in_sweep=True)
+    return Run.read(folder)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_task_trains_and_records(tmp_path, kind):
+    done = train(tmp_path / "run", *TASKS[kind])
+    result = done.result
+    assert done.status == "done"
+    assert result["steps"] == 12
+    assert result["epochs"] == 2
+    assert result["parameters"] > 0
+    assert {"commit", "versions", "device", "seconds", "images_per_second", "command", "started"} <= set(
+        result
+    )
+    monitor = done.config["task"]["monitor"]
+    assert monitor in done.metrics
+    assert monitor.replace("val/", "test/") in done.metrics
+    assert len(result["per_class"]["test"]["class"]) == (11 if kind == "mask" else 10)
+    assert len(curves(done)[monitor]) == 2
+    assert (tmp_path / "run" / "figures" / "test_examples.png").stat().st_size > 1000
+
+
+def test_a_seed_repeats_bit_for_bit(tmp_path):
+    overrides = ["augmentation=geometric", "model.dropout=0.3"]
+    train(tmp_path / "a", *overrides)
+    train(tmp_path / "b", *overrides, "data.num_workers=2")
+    train(tmp_path / "c", *overrides, seed=1)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+def test_parts_of_a_batch_are_the_batch(tmp_path):
+    train(tmp_path / "whole", "backbone.norm=group")
+    train(tmp_path / "parts", "backbone.norm=group", "trainer.accumulate=4")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for key in whole:
+        if whole[key].is_floating_point():
+            torch.testing.assert_close(parts[key], whole[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_finished_run_stands(tmp_path):
+    first = train(tmp_path / "run")
+    again = train(tmp_path / "run", "data.num_workers=1")  # changes nothing that is learned
+    assert again.result["finished"] == first.result["finished"]
+
+
+def test_another_config_is_refused(tmp_path):
+    train(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.\d+ there, 0\.5 now(.|\n)*name="):
+        train(tmp_path / "run", "optimizer.lr=0.5")
+
+
+def test_a_failure_is_recorded(tmp_path):
+    with pytest.raises(ValueError, match="dropout"):
+        train(tmp_path / "run", "model.dropout=2")
+    failed = Run.read(tmp_path / "run")
+    assert failed.status == "failed"
+    assert failed.result["error"]["type"] == "ValueError"
+    assert "dropout" in failed.result["error"]["message"]
+    assert "Traceback" in failed.result["error"]["traceback"]
+
+
+def test_divergence_is_an_error(tmp_path):
+    with pytest.raises(FloatingPointError, match="diverged: the loss is"):
+        train(tmp_path / "run", "optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every=2")
+
+
+def test_only_one_process_trains_a_run(tmp_path):
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process is training this run"):
+            train(tmp_path / "run")
+
+
+def test_the_average_is_judged_and_kept(tmp_path):
+    train(tmp_path / "run", "trainer.ema=0.9")
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    averaged, raw = checkpoint["state_dict"], checkpoint["current_model_state"]
+    key = "model.head.weight"
+    assert not torch.equal(averaged[key], raw[key])
+
+
+def test_a_frozen_backbone_does_not_move(tmp_path):
+    train(tmp_path / "run", "task.freeze_backbone=true", "trainer.max_epochs=1")
+    train(tmp_path / "still", "task.freeze_backbone=true", "trainer.max_epochs=1", "optimizer.lr=1e-9")
+    a, b = weights(tmp_path / "run"), weights(tmp_path / "still")
+    backbone = [key for key in a if key.startswith("model.backbone.")]
+    assert backbone
+    assert all(torch.equal(a[key], b[key]) for key in backbone)  # running statistics among them
+    assert not torch.equal(a["model.head.weight"], b["model.head.weight"])
+
+
+def test_early_stopping(tmp_path):
+    stopped = train(
+        tmp_path / "run", "trainer.early_stopping=1", "trainer.max_epochs=8", "optimizer.lr=1e-12"
+    )
+    assert stopped.result["epochs"] < 8
+
+
+def test_steps_before_the_first_validation(tmp_path):
+    short = train(tmp_path / "run", "trainer.max_steps=2")
+    assert short.status == "done"
+    assert short.result["steps"] == 2
+
+
+def test_the_fraction_is_of_the_training_set(tmp_path):
+    assert train(tmp_path / "run", "data.train_fraction=0.5").result["steps"] == 6
+
+
+def test_result_is_json_without_nan(tmp_path):
+    train(tmp_path / "run", *TASKS["boxes"], "trainer.max_steps=1")
+    json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=lambda name: 1 / 0)
