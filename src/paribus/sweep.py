@@ -7,6 +7,7 @@ under the others. (Hydra calls ``on_multirun_end`` only if no job failed: hence 
 import json
 import logging
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from paribus.results import Run
 
@@ -37,7 +38,10 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         FAILED.clear()
         if config.get("ablation"):
-            _ask(config)
+            try:
+                _ask(config)
+            except Exception as error:  # which Hydra would only warn of, to go on with a single run
+                sys.exit(f"error: the ablation cannot be swept: {error}")
         HydraConfig.instance().set_config(config.copy())  # as Hydra does for jobs: `name` asks for choices
         self.all, self.ended, self.start = _count(config), 0, time.monotonic()
         self.skipped = 0
@@ -85,7 +89,8 @@ def _ask(config: DictConfig) -> None:
     narrowed by it, and not multiplied.
     """
     given = {override.lstrip("+").partition("=")[0] for override in config.hydra.overrides.task}
-    levels = {**config.ablation.factors, "seed": config.ablation.seeds}
+    question: Any = OmegaConf.to_container(config.ablation, resolve=True)
+    levels = {**question["factors"], "seed": question["seeds"]}
     params = {
         key: ",".join(v if isinstance(v, str) else json.dumps(v) for v in values)
         for key, values in levels.items()
