@@ -1,5 +1,6 @@
-"""The first samples of a judged split, with the answers: figures/<split>_examples.png, and to the logger."""
+"""A few samples of a judged split, with the answers: figures/<split>_examples.png, and to the logger."""
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ SURE = 0.3  # boxes with a smaller score are not drawn
 
 
 class Examples(Callback):
-    """Keeps the first ``count`` samples of a validation or a test, and draws them when it ends.
+    """Keeps ``count`` samples of a validation or a test, and draws them when it ends.
 
-    They are those that the first process judges. Drawing takes about 0.1 s for labels, up to 1 s for
+    They lie evenly over what the first process judges: sets are often sorted by class or by place. Drawing takes about 0.1 s for labels, up to 1 s for
     boxes on large images.
 
     logger: is handed them too, if it has ``log_examples`` (see loggers.py). Judging itself has none,
@@ -26,11 +27,18 @@ class Examples(Callback):
     def __init__(self, folder: str | Path, logger: Any = None, count: int = 8):
         self.folder, self.logger, self.count = Path(folder), logger, count
         self.kept: list[Example] = []
+        self.seen, self.wanted = 0, set[int]()  # samples judged so far, and the places of those to keep
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.kept = []
+        self._begin(trainer.datamodule.splits["val"], trainer)  # type: ignore[attr-defined]
 
-    on_test_start = on_validation_start
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer.datamodule.splits["test"], trainer)  # type: ignore[attr-defined]
+
+    def _begin(self, split: Sized, trainer: Trainer) -> None:
+        mine = -(-len(split) // trainer.world_size)
+        self.kept, self.seen = [], 0
+        self.wanted = {i * mine // self.count for i in range(self.count)}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -49,9 +57,10 @@ class Examples(Callback):
         self._draw("test", trainer)
 
     def _keep(self, trainer: Trainer, decisions: Any, batch: Any) -> None:
-        missing = self.count - len(self.kept)
-        if missing > 0 and trainer.is_global_zero:
-            self.kept += taken(batch, decisions, trainer.datamodule, missing)  # type: ignore[attr-defined]
+        rows = [row for row in range(len(batch[2])) if self.seen + row in self.wanted]
+        self.seen += len(batch[2])
+        if rows and trainer.is_global_zero:
+            self.kept += taken(batch, decisions, trainer.datamodule, rows)  # type: ignore[attr-defined]
 
     def _draw(self, split: str, trainer: Trainer) -> None:
         if not self.kept:
@@ -64,11 +73,14 @@ class Examples(Callback):
         self.kept = []
 
 
-def taken(batch: Any, decisions: Any, data: Any, count: int) -> list[Example]:
-    """The first ``count`` samples of a batch as it reached the model, and what the task decided on them."""
+def taken(batch: Any, decisions: Any, data: Any, rows: list[int]) -> list[Example]:
+    """Some samples of a batch as it reached the model, and what the task decided on them."""
     images, targets, ids = batch
-    rows = zip(pixels(images[:count], data), targets, decisions, ids, strict=False)
-    return [Example(image, _truth(t), _answer(d, data.target), id) for image, t, d, id in rows]
+    shown = pixels(images[rows], data)
+    return [
+        Example(image, _truth(targets[row]), _answer(decisions[row], data.target), ids[row])
+        for image, row in zip(shown, rows, strict=True)
+    ]
 
 
 def _truth(target: Any) -> Any:
