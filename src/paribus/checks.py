@@ -67,6 +67,10 @@ def check(cfg: DictConfig) -> TrainConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{str(error).splitlines()[0]} (key `{error.full_key}`)") from None
     assert isinstance(config, TrainConfig)
+    # So that the run folder can be judged from anywhere.
+    for node, key in ((config.data.get("reader", {}), "root"), (config.backbone, "weights")):
+        if isinstance(node, dict) and isinstance(node.get(key), str):
+            node[key] = str(Path(node[key]).expanduser().absolute())
     faults = list(_unknown(cfg))
     for group in NEEDED:
         if "_target_" not in getattr(config, group):

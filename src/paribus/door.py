@@ -60,7 +60,7 @@ def explain(error: BaseException) -> str | None:
             group, _, choice = cause.missing_cfg_file.rpartition("/")
             options = sorted(cause.options)
             return f"{group}={choice}: no such option{near(choice, options)}; available: {', '.join(options)}"
-    for cause in chain:
+    for cause in reversed(chain):  # the innermost says it plainest
         if isinstance(cause, HydraException | OmegaConfBaseException | ValueError | FileNotFoundError):
             return str(cause)
     return None

@@ -57,6 +57,14 @@ def run(cfg: DictConfig) -> Path:
     if settings.batch_size < 1:
         raise ConfigError(f"batch_size={settings.batch_size}: 1 or more")
     one_device(config, settings.accelerator)
+    known = results.Run.read(folder).result
+    if "classes" in known:  # a finished run says them itself: the data set may be elsewhere by now
+        config.data["reader"] = {
+            "_target_": "paribus.data.samples.Known",
+            "target": config.task["target"],
+            "classes": known["classes"],
+            "palette": known["palette"],
+        }
     parts = restored(folder, config)
 
     kinds: dict[str, Any] = {"label": Labels, "labels": Labels, "mask": Masks, "boxes": Boxes}

@@ -183,7 +183,9 @@ class Task(LightningModule, ABC):
         answer = self.predict(images)
         for name, value in self.compare(answer, targets).items():
             if name not in self.mean_losses:
-                self.mean_losses[name] = MeanMetric().set_dtype(torch.float64).to(self.device)
+                self.mean_losses[name] = (
+                    MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(self.device)
+                )
             self.mean_losses[name].update(value.double(), len(ids))
         decision = self.decide(answer)
         self.metrics[split].update(decision, targets)

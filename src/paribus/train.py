@@ -111,6 +111,8 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
         found = {
             "metrics": metrics,
             "per_class": parts.task.per_class,
+            "classes": parts.data.classes,  # with the palette, all that prediction needs of the set
+            "palette": parts.data.reader.palette,
             "best_epoch": int(state["epoch"]),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,

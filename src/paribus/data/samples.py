@@ -58,6 +58,18 @@ class Reader(Protocol):
     def split(self, name: str) -> Split: ...
 
 
+class Known:
+    """What is left of a reader where only its answers matter: prediction needs no data set."""
+
+    def __init__(
+        self, *, target: Target, classes: list[str], palette: list[tuple[int, int, int]] | None = None
+    ):
+        self.target, self.classes, self.palette = target, tuple(classes), palette
+
+    def split(self, name: str) -> Split:
+        raise DataError(f"this run was restored without its data set, so there is no {name} split")
+
+
 class DataError(ValueError):
     """The data does not hold what the config says. The message lists the files and the fix."""
 
