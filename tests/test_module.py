@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from paribus.data.batches import Order, collate
 from paribus.data.classification import ClassFolders
 from paribus.data.digit_scenes import DigitScenes
-from paribus.data.module import DataModule, Order, collate
+from paribus.data.module import DataModule
 from paribus.data.samples import DataError, Sample
 from small_data import class_folders
 

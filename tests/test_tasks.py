@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from composing import composed
 from paribus.checks import check
 from paribus.config import build
-from paribus.data.module import collate
+from paribus.data.batches import collate
 from test_train import TASKS
 
 # Operations whose result the host must wait for on a GPU.

@@ -125,7 +125,7 @@ def answers(
     """
     import torch
 
-    from paribus.data.module import collate
+    from paribus.data.batches import collate
     from paribus.data.transforms import Transform
 
     data, task = parts.data, parts.task

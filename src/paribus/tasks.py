@@ -224,19 +224,8 @@ class Classification(Task):
         return {"loss": cross_entropy(answer, targets, smoothing=self.label_smoothing)}
 
 
-class Segmentation(Task):
-    """A class for every pixel."""
-
-    def __init__(self, *, label_smoothing: float = 0.0, **task: Any):
-        super().__init__(**task)
-        self.label_smoothing = label_smoothing
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits ``[B, classes, H, W]``, at the images' size."""
-        return self.model(images)
-
-    def compare(self, answer: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"loss": cross_entropy(answer, targets, smoothing=self.label_smoothing)}
+class Segmentation(Classification):
+    """A class for every pixel: ``predict`` gives logits ``[B, classes, H, W]``, at the images' size."""
 
     def decide(self, answer: Tensor) -> Tensor:
         """Classes int64 ``[B, H, W]``."""
