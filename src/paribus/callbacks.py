@@ -73,7 +73,8 @@ class Progress(Callback):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console(file=sys.stdout)
-        self.monitor, self.brief, self.label = monitor, brief, label
+        self.monitor, self.brief = monitor, brief
+        self.label = label if len(label) <= 40 else f"…{label[-39:]}"  # room for the bar
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

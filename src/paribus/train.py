@@ -159,7 +159,7 @@ def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: boo
     if t.ema:
         callbacks.append(EMA(t.ema))
     if t.progress and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        callbacks.append(Progress(folder.name, monitor, brief=in_sweep))
+        callbacks.append(Progress(folder.name if in_sweep else config.name, monitor, brief=in_sweep))
     trainer = Trainer(
         **shared_settings(t),
         logger=loggers,
