@@ -2,11 +2,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import wandb_files
 from paribus import loggers
 from paribus.loggers import TensorBoard, WandB
 from paribus.pictures import Example
@@ -44,21 +46,11 @@ def wandb_logger(folder: Path, **settings) -> WandB:
 
 
 def stored(folder: Path) -> list[dict]:
-    """What W&B wrote into a run folder, a dict a run, by its own reader."""
-    found = []
-    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
-        found.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    return found
+    """What W&B wrote into a run folder, a dict a run."""
+    import wandb
 
-
-def rows(folder: Path) -> list[dict]:
-    """The history of the only run in a folder."""
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    records = map(json.loads, lines)
-    return [record["history"]["item"] for record in records if record["type"] == "history"]
+    wandb.teardown()  # older releases do not wait for the file when a run ends
+    return [wandb_files.run(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
 
 
 def example(answer, truth) -> Example:
@@ -81,7 +73,7 @@ def test_wandb_offline_holds_config_curves_summary_and_tables(tmp_path):
     logger.log_result(FOUND, "checkpoints/best.ckpt")
     logger.finish("success")
     (run,) = stored(folder)
-    assert (run["state"], run["exit_code"]) == ("finished", 0)
+    assert run["exit_code"] == 0
     assert (run["project"], run["name"], run["tags"]) == (
         "paribus",
         "norms/backbone.norm=group,seed=3",
@@ -108,7 +100,8 @@ def test_every_row_has_its_own_step_also_when_training_went_back(tmp_path):
     for step in (10, 20, 15, 20):
         logger.log_metrics({"train/loss": float(step)}, step)
     logger.finish("success")
-    found = rows(tmp_path / "a")
+    (run,) = stored(tmp_path / "a")
+    found = run["history"]
     assert [(row["trainer/global_step"], row["train/loss"]) for row in found] == [
         (10, 10),
         (20, 20),
@@ -123,7 +116,7 @@ def test_a_failed_run_is_recorded_as_failed(tmp_path):
     logger.log_metrics({"train/loss": 2.0}, 50)
     logger.finish("failed")
     (run,) = stored(tmp_path / "a")
-    assert (run["state"], run["exit_code"]) == ("failed", 1)
+    assert run["exit_code"] == 1
 
 
 def test_two_runs_of_a_process_stay_two_runs(tmp_path):
@@ -138,17 +131,18 @@ def test_two_runs_of_a_process_stay_two_runs(tmp_path):
     last.finish("success")
     found = [stored(tmp_path / name) for name in "abcd"]
     assert [[run["summary"]["train/loss"] for run in runs] for runs in found] == [[1.0], [2.0], [3.0], [4.0]]
-    assert [runs[0]["state"] for runs in found] == ["finished", "finished", "failed", "finished"]
+    assert [runs[0]["exit_code"] for runs in found] == [0, 0, 1, 0]
 
 
 def test_a_resumed_run_goes_on_in_the_same_run(tmp_path):
-    for _ in range(2):
+    for again in (False, True):
+        time.sleep(again)  # W&B names its folders by the second
         logger = wandb_logger(tmp_path)
         assert logger._wandb_init["resume"] == "allow"
         logger.log_metrics({"train/loss": 2.0}, 50)
         logger.finish("failed")
     first, second = stored(tmp_path)
-    assert first["run_id"] == second["run_id"] == (tmp_path / "wandb_id").read_text().strip()
+    assert first["id"] == second["id"] == (tmp_path / "wandb_id").read_text().strip()
 
 
 def test_wandb_takes_examples_of_every_kind(tmp_path):

@@ -256,13 +256,14 @@ class Kept:
 
 
 @pytest.mark.parametrize("kind", ["label", "labels", "mask", "boxes"])
-def test_judging_draws_the_first_examples(trained, tmp_path, kind):
+def test_judging_draws_examples_from_all_over_the_split(trained, tmp_path, kind):
     run, images = trained(kind)
     kept = Kept()
     decisions = evaluated(run, Examples(tmp_path, kept, count=5))
     assert kept.split == "test"
-    assert [example.id for example in kept.examples] == [f"test/{i:06d}" for i in range(5)]
-    for i, example in enumerate(kept.examples):  # the pixels survive normalizing
+    places = [i * len(decisions) // 5 for i in range(5)]
+    assert [example.id for example in kept.examples] == [f"test/{i:06d}" for i in places]
+    for i, example in zip(places, kept.examples, strict=True):  # the pixels survive normalizing
         assert (example.image == np.asarray(Image.open(images / f"{i:06d}.png"))).all()
         if kind == "mask":
             assert (example.answer == decisions[i].numpy()).all()

@@ -90,3 +90,15 @@ def test_the_backbones_rate_and_the_decay_of_norms():
     assert by_name["head"]["initial_lr"] == 0.5
     assert by_name["backbone"]["weight_decay"] == 0.2
     assert by_name["backbone_no_decay"]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("kind", ["label", "labels", "mask"])
+def test_the_judged_loss_is_that_of_the_set(kind):
+    """Batches of unequal size count by their samples."""
+    task, (images, targets, ids) = parts(kind)
+    task.eval()
+    with torch.no_grad():
+        whole = task.compare(task.predict(images), targets)["loss"]
+        for part in (slice(0, 3), slice(3, 4)):
+            task._judge("val", (images[part], targets[part], ids[part]))
+        torch.testing.assert_close(task.mean_losses["loss"].compute(), whole.double(), rtol=1e-5, atol=1e-6)

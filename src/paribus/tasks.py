@@ -15,9 +15,10 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from paribus.losses import binary_cross_entropy, cross_entropy
+from paribus.metrics import WeightedMean
 from paribus.optimizers import parameter_groups
 
 Batch = tuple[Any, Any, list[str]]  # images, targets, ids
@@ -183,10 +184,8 @@ class Task(LightningModule, ABC):
         answer = self.predict(images)
         for name, value in self.compare(answer, targets).items():
             if name not in self.mean_losses:
-                self.mean_losses[name] = (
-                    MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(self.device)
-                )
-            self.mean_losses[name].update(value.double(), len(ids))
+                self.mean_losses[name] = WeightedMean().to(self.device)
+            self.mean_losses[name].update(value, len(ids))
         decision = self.decide(answer)
         self.metrics[split].update(decision, targets)
         return decision  # for callbacks that draw it

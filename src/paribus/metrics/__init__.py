@@ -8,6 +8,13 @@ left out of means. With several processes every method but ``update`` is a colle
 
 from paribus.metrics.classification import ClassificationMetrics, MultilabelMetrics
 from paribus.metrics.detection import DetectionMetrics
+from paribus.metrics.mean import WeightedMean
 from paribus.metrics.segmentation import SegmentationMetrics
 
-__all__ = ["ClassificationMetrics", "DetectionMetrics", "MultilabelMetrics", "SegmentationMetrics"]
+__all__ = [
+    "ClassificationMetrics",
+    "DetectionMetrics",
+    "MultilabelMetrics",
+    "SegmentationMetrics",
+    "WeightedMean",
+]
