@@ -86,7 +86,7 @@ class WandB(WandbLogger):
 
     mode: ``auto`` is online if the user has logged in (``wandb login``, or WANDB_API_KEY), else offline;
         WANDB_MODE goes before. Offline runs lie in <run folder>/wandb: ``wandb sync`` uploads them,
-        ``wandb leet`` shows them in a terminal.
+        ``wandb leet`` (recent releases) shows them in a terminal.
     """
 
     def __init__(
