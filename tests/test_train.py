@@ -78,6 +78,14 @@ def test_a_finished_run_stands(tmp_path):
     assert again.result["finished"] == first.result["finished"]
 
 
+def test_a_finished_run_with_an_undefined_metric_stands(tmp_path):
+    """No scene has a large digit: ap_large is null in result.json."""
+    overrides = [*SMALL, *TASKS["boxes"], "trainer.max_steps=1"]
+    first = run(composed(*overrides), tmp_path / "run")
+    assert Run.read(tmp_path / "run").metrics["test/ap_large"] is None
+    assert run(composed(*overrides), tmp_path / "run") == first
+
+
 def test_another_config_is_refused(tmp_path):
     train(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.\d+ there, 0\.5 now(.|\n)*name="):

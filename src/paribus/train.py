@@ -64,9 +64,9 @@ def choices() -> dict[str, str]:
 
 
 def _line(found: dict[str, Any]) -> str:
-    return "  ".join(
-        f"{name} {value:.4f}" for name, value in found["metrics"].items() if name.startswith("test/")
-    )
+    tested = {name: value for name, value in found["metrics"].items() if name.startswith("test/")}
+    # None: not defined (no large object, say), as result.json has it
+    return "  ".join(f"{name} {float('nan') if v is None else v:.4f}" for name, v in tested.items())
 
 
 def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str, Any]:
