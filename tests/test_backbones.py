@@ -126,7 +126,7 @@ def test_output_stride(name, stride):
         ({"name": "test_resnet", "norm": "bath"}, "no norm 'bath'; there are: batch"),
         (
             {"name": "test_vit", "norm": "group"},
-            "backbone.norm=group, backbone.name=test_vit: .*no batch norm",
+            "backbone.name=test_vit: backbone.norm=group: .*no batch norm",
         ),
         ({"name": "test_convnext", "norm": "batch"}, "no batch norm"),
         ({"name": "levit_128s", "norm": "group"}, "normalizes vectors"),

@@ -1,7 +1,6 @@
 """Every YAML of the tree composes, and every key in it is read by what it configures."""
 
 import pytest
-import yaml
 
 from composing import composed
 from paribus import config
@@ -12,10 +11,10 @@ OPTIONS = sorted((path.parent.name, path.stem) for path in config.CONF.glob("*/*
 
 def kind(group: str, option: str) -> str:
     """The kind of target that an option is for."""
-    node = yaml.safe_load((config.CONF / group / f"{option}.yaml").read_text())
+    node = composed(f"{group}={option}")[group]
     if group == "task":
-        return node["target"]
-    target = node["reader"]["_target_"] if group == "data" else node["_target_"]
+        return node.target
+    target = node.reader._target_ if group == "data" else node._target_
     return next((kinds[0] for prefix, kinds in ROOMS.items() if target.startswith(prefix)), "label")
 
 

@@ -57,18 +57,26 @@ def load_weights(
         gives most of the module's names is taken; what is outside of it is another module's.
     ignore: modules that the file may have and this module not (a classifier).
 
+    A file of another library, none of whose names is ours, is taken in order, see in_order(). A learned slope
+    (PReLU) that the file does not know keeps its first value.
+
     Raises ValueError, and loads nothing, if any name is missing, unexpected or of another shape.
     """
     content, own = read_weights(path), module.state_dict()
+    slopes = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.PReLU)}
     inside = [{k.removeprefix(p): v for k, v in content.items() if k.startswith(p)} for p in prefixes]
     found = max(inside, key=lambda tensors: len(tensors.keys() & own.keys()))
     left_out = tuple(f"{name}." for name in ignore)
     found = {k: v for k, v in found.items() if k in own or not k.startswith(left_out)}
+    if not found.keys() & own.keys():
+        found = in_order(module, content) or found
 
     common = [k for k in own if k in found]
     problems = {
         # The number of batches seen is bookkeeping, which old files lack.
-        "missing in the file": [k for k in own if k not in found and not k.endswith("num_batches_tracked")],
+        "missing in the file": [
+            k for k in own if k not in found and k not in slopes and not k.endswith("num_batches_tracked")
+        ],
         "unexpected in the file": [k for k in found if k not in own],
         "of another shape": [
             f"{k} {tuple(found[k].shape)}, not {tuple(own[k].shape)}"
@@ -84,6 +92,51 @@ def load_weights(
         )
     module.load_state_dict(found, strict=False)
     return len(common)
+
+
+def in_order(module: nn.Module, content: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Another library's tensors for the same network under this module's names, matched by their order; None
+    unless every tensor fits. What follows in the file is a classifier, and left out.
+
+    A convolution over a whole map and a linear layer on it flattened have the same numbers in the same order.
+    """
+    own = [(k, v) for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")]
+    theirs = [v for k, v in content.items() if not k.endswith("num_batches_tracked")]
+    pairs = list(zip(own, theirs, strict=False))
+    if len(pairs) < len(own) or any(
+        a.shape != (b.flatten(1) if a.ndim == 2 and b.ndim == 4 else b).shape for (_, a), b in pairs
+    ):
+        return None
+    return {name: value.reshape(mine.shape) for (name, mine), value in pairs}
+
+
+def load_published(module: nn.Module, source: str) -> None:
+    """Weights that a library publishes for this network, downloaded or from its cache: "timm/resnet50",
+    "torchvision/alexnet". Raises ValueError where they cannot be had or do not fit.
+    """
+    library, _, name = source.partition("/")
+    try:
+        if library == "timm":
+            import timm
+
+            network: Any = timm.create_model(name, pretrained=True)
+        else:
+            import torchvision
+
+            network = torchvision.models.get_model(name, weights="DEFAULT")
+    except (OSError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"backbone.pretrained: {library}'s weights of {name} cannot be had ({type(error).__name__}: "
+            f"{reason}); offline, set `backbone.pretrained=false backbone.weights=<file>`"
+        ) from error
+    tensors = in_order(module, network.state_dict())
+    if tensors is None:
+        raise ValueError(
+            f"backbone.pretrained: {library}'s weights of {name} do not fit this network, whose knobs change "
+            "its layers: set them as the published network has them, or backbone.pretrained=false"
+        )
+    module.load_state_dict(tensors, strict=False)
 
 
 def _listed(names: list[str], limit: int = 8) -> str:

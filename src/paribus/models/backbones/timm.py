@@ -6,10 +6,12 @@ from typing import Any
 import timm
 import torch
 from timm.layers import DropPath
+from timm.models import group_parameters
 from torch import Tensor, nn
 
-from paribus.models.normalization import Norm, calibrate, replace_norm
-from paribus.models.weights import load_weights, read_weights
+from paribus.models.activation import Activation
+from paribus.models.backbones import finish
+from paribus.models.normalization import Norm
 
 # A network tied to one input size takes any with one of these, under its family's name for it.
 _ANY_SIZE: list[dict[str, Any]] = [
@@ -28,6 +30,9 @@ class Timm(nn.Module):
 
     name: timm's, with or without a tag of weights ("resnet50", "resnet50.a1_in1k").
     norm: in place of every batch norm; None leaves the network's own.
+    activation: in place of every rectifier and its relatives; None leaves the network's own.
+    init: see initialize().
+    dropout: timm's drop_rate, where the network has it, mostly before the classifier.
     pretrained: timm's weights for the name, downloaded or from its cache.
     weights: a .pth, .pt, .safetensors or .ckpt file, or a run folder, whose backbone is taken.
     output_stride: the coarsest at most; below the network's own it is dilated, where timm can.
@@ -42,10 +47,13 @@ class Timm(nn.Module):
         *,
         name: str,
         norm: Norm | None = None,
+        activation: Activation | None = None,
+        init: str = "default",
         pretrained: bool = False,
         weights: str | None = None,
         in_channels: int = 3,
         output_stride: int = 32,
+        dropout: float = 0.0,
         drop_path: float = 0.0,
         image_size: tuple[int, int] | None = None,
     ):
@@ -53,9 +61,13 @@ class Timm(nn.Module):
         _check_name(name)
         if pretrained and weights:
             raise ValueError("backbone.pretrained and backbone.weights: choose one")
+        if pretrained and init != "default":
+            raise ValueError(f"backbone.init={init} would draw pretrained weights anew: init=default")
         options: dict[str, Any] = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": 0}
         if drop_path:
             options["drop_path_rate"] = drop_path
+        if dropout:
+            options["drop_rate"] = dropout
         if image_size:
             options["img_size"] = tuple(image_size)
         self.network = network = _create(name, options, output_stride)
@@ -68,19 +80,22 @@ class Timm(nn.Module):
         self.channels = [_features(network)[i]["num_chs"] for i in self.indices]
         self.embedding: int = network.head_hidden_size
 
-        # Batch statistics in a file are loaded into batch norms, from which the replacement takes them over.
-        statistics = bool(weights) and any(key.endswith("running_var") for key in read_weights(weights or ""))
-        if weights and statistics:
-            _load(network, weights)
-        if norm:
-            try:
-                replace_norm(network, norm)
-            except ValueError as error:
-                raise ValueError(f"backbone.norm={norm}, backbone.name={name}: {error}") from None
-        if weights and not statistics:
-            _load(network, weights)
-        if norm in ("none", "local_response") and not (pretrained or weights):
-            calibrate(network, image_size or network.pretrained_cfg["input_size"][1:], in_channels)
+        classifier = network.pretrained_cfg.get("classifier") or ()
+        try:
+            finish(
+                network,
+                norm=norm,
+                activation=activation,
+                init=init,
+                weights=weights,
+                calibrated=None
+                if pretrained
+                else (in_channels, image_size or network.pretrained_cfg["input_size"][1:]),
+                prefixes=_PREFIXES,
+                ignore=(classifier,) if isinstance(classifier, str) else classifier,
+            )
+        except ValueError as error:
+            raise ValueError(f"backbone.name={name}: {error}") from None
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.network.forward_intermediates(
@@ -90,6 +105,11 @@ class Timm(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, embedding]: the network with its own pooling and norm, up to its classifier."""
         return self.network.forward_head(self.network.forward_features(x), pre_logits=True)
+
+    def depths(self, fine: bool) -> dict[str, int]:
+        """See depths() in this folder: timm's own grouping of the parameters by name."""
+        groups = group_parameters(self.network, self.network.group_matcher(coarse=not fine))
+        return {f"network.{name}": depth for depth, names in groups.items() for name in names}
 
     def dense(self) -> "Timm":
         """Itself, without the layers after the last map (final norm, head convolution) that `embed` needs."""
@@ -109,11 +129,6 @@ def _check_name(name: str) -> None:
         )
 
 
-def _load(network: Any, path: str) -> None:
-    classifier = network.pretrained_cfg.get("classifier") or ()
-    load_weights(network, path, _PREFIXES, (classifier,) if isinstance(classifier, str) else classifier)
-
-
 def _create(name: str, options: dict[str, Any], output_stride: int) -> Any:
     """timm's network; its errors in the words of our keys."""
     try:
@@ -126,6 +141,8 @@ def _create(name: str, options: dict[str, Any], output_stride: int) -> Any:
     except TypeError as error:
         if "drop_path_rate" in str(error):
             raise ValueError(f"backbone.drop_path: {name} has none in timm; leave it at 0") from error
+        if "drop_rate" in str(error):
+            raise ValueError(f"backbone.dropout: {name} has none in timm; leave it at 0") from error
         if "img_size" in str(error):
             raise ValueError(f"backbone.image_size: {name} takes any; leave it null") from error
         raise
