@@ -83,3 +83,32 @@ def test_binary_cross_entropy_by_hand():
     expected = -torch.where(target, p.log(), (1 - p).log()).mean()
     assert binary_cross_entropy(logits, target).item() == pytest.approx(expected.item(), rel=1e-6)
     assert binary_cross_entropy(logits.bfloat16(), target.float()).dtype == torch.float32
+
+
+def test_binary_cross_entropy_without_nan_is_torchs_bit_for_bit():
+    generator = torch.Generator().manual_seed(1)
+    logits, target = torch.randn(37, 21, generator=generator) * 4, torch.rand(37, 21, generator=generator)
+    ours = value_and_gradient(lambda x: binary_cross_entropy(x, target), logits)
+    theirs = value_and_gradient(lambda x: F.binary_cross_entropy_with_logits(x, target), logits)
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+def test_binary_cross_entropy_leaves_nan_out():
+    generator = torch.Generator().manual_seed(2)
+    logits, target = torch.randn(16, 9, generator=generator), torch.rand(16, 9, generator=generator)
+    target[torch.rand(16, 9, generator=generator) < 0.3] = torch.nan
+    judged = ~target.isnan()
+    ours = value_and_gradient(lambda x: binary_cross_entropy(x, target), logits)
+    theirs = value_and_gradient(
+        lambda x: F.binary_cross_entropy_with_logits(x[judged], target[judged]), logits
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+    assert torch.equal(ours[1] == 0, ~judged)
+
+
+def test_binary_cross_entropy_of_nan_only_is_zero_with_a_gradient():
+    logits, target = torch.randn(4, 3), torch.full((4, 3), torch.nan)
+    value, gradient = value_and_gradient(lambda x: binary_cross_entropy(x, target), logits)
+    assert value == 0
+    assert torch.equal(gradient, torch.zeros_like(logits))

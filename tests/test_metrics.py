@@ -1,6 +1,7 @@
 """Metrics: against numpy, scikit-learn and pycocotools, and the same value for any number of processes."""
 
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,115 @@ def test_multilabel_equals_scikit_learn():
     assert table["images"] == truth.sum(0).astype(int).tolist()
 
 
+def voc_average_precisions(scores, truth):
+    """As the VOC devkit defines them, of one class, image by image: the area, and the mean at 11 recalls.
+
+    truth: 1, -1 and 0 (difficult), as in its lists. Fractions, so that a recall of 0.3 is one. Images of
+    equal score come to the ranking together.
+    """
+    positives = sum(t == 1 for t in truth)
+    if not positives:
+        return math.nan, math.nan
+    recalls, precisions = [], []
+    for least in sorted(set(scores), reverse=True):
+        true = sum(t == 1 for s, t in zip(scores, truth, strict=True) if s >= least)
+        false = sum(t == -1 for s, t in zip(scores, truth, strict=True) if s >= least)
+        if true + false:
+            recalls.append(Fraction(true, positives))
+            precisions.append(Fraction(true, true + false))
+    eleven = Fraction(0)
+    for tenth in range(11):
+        reached = [p for r, p in zip(recalls, precisions, strict=True) if r >= Fraction(tenth, 10)]
+        eleven += max(reached, default=Fraction(0)) / 11
+    recalls, precisions = [Fraction(0), *recalls, Fraction(1)], [Fraction(0), *precisions, Fraction(0)]
+    for i in reversed(range(len(precisions) - 1)):
+        precisions[i] = max(precisions[i], precisions[i + 1])
+    area = sum((recalls[i] - recalls[i - 1]) * precisions[i] for i in range(1, len(recalls)))
+    return float(area), float(eleven)
+
+
+def unsure_labels(count, seed, *, digits=1):
+    """Logits with ties, and labels of which a sixth is not judged; class 2 is absent, 3 never judged."""
+    generator = torch.Generator().manual_seed(seed)
+    target = (torch.rand(count, 6, generator=generator) < 0.3).float()
+    target[:, 2] = 0
+    logits = (torch.randn(count, 6, generator=generator) + target).mul(10**digits).round() / 10**digits
+    target[torch.rand(count, 6, generator=generator) < 1 / 6] = torch.nan
+    target[:, 3] = torch.nan
+    return logits, target
+
+
+@pytest.mark.parametrize(("count", "digits"), [(200, 1), (50, 0), (200, 9), (7, 0), (1, 9)])
+def test_voc_average_precisions_equal_the_devkits(count, digits):
+    logits, target = unsure_labels(count, seed=count, digits=digits)
+    metrics = MultilabelMetrics(names(6))
+    metrics.update(logits, target)
+    marks = target.mul(2).sub(1).nan_to_num(0).int()
+    expected = [
+        voc_average_precisions(s.tolist(), t.tolist()) for s, t in zip(logits.T, marks.T, strict=True)
+    ]
+    table, values = metrics.per_class(), metrics.compute()
+    for name, column in zip(("voc", "voc07"), map(list, zip(*expected, strict=True)), strict=True):
+        assert same(table[f"ap_{name}"], column, 1e-12)
+        assert math.isnan(column[2])
+        assert math.isnan(column[3])
+        if count > 1:
+            assert values[f"map_{name}"] == pytest.approx(np.nanmean(column), abs=1e-12)
+
+
+def test_the_three_average_precisions_by_hand():
+    metrics = MultilabelMetrics(["cat"])
+    logits = torch.tensor([5.0, 4, 3, 2, 2, 1])
+    target = torch.tensor([0.0, 1, 1, 0, 1, torch.nan])  # precisions 0, 1/2, 2/3, then 3/5 for two at once
+    metrics.update(logits[:, None], target[:, None])
+    values = metrics.compute()
+    assert values["map"] == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3, abs=1e-15)
+    assert values["map_voc"] == pytest.approx((2 / 3 + 2 / 3 + 3 / 5) / 3, abs=1e-15)
+    assert values["map_voc07"] == pytest.approx((7 * 2 / 3 + 4 * 3 / 5) / 11, abs=1e-15)  # 0.6 < 2/3 < 0.7
+
+
+def test_a_recall_of_three_tenths_reaches_the_fourth_of_eleven():
+    metrics = MultilabelMetrics(["cat"])
+    target = torch.tensor([1.0] * 3 + [0.0] * 90 + [1.0] * 7)  # 0.1 + 0.1 + 0.1 > 3 / 10 in floats
+    metrics.update(-torch.arange(100.0)[:, None], target[:, None])
+    assert metrics.compute()["map_voc07"] == pytest.approx((4 * 1 + 7 * 0.1) / 11, abs=1e-15)
+
+
+def test_what_is_not_judged_is_in_no_number():
+    logits, target = unsure_labels(120, seed=5)
+    target[:9] = torch.nan  # images of which nothing is judged
+    metrics = MultilabelMetrics(names(6))
+    metrics.update(logits, target)
+    values, table = metrics.compute(), metrics.per_class()
+    columns = []
+    for c in range(6):  # each class alone, of the images where it is judged
+        judged = ~target[:, c].isnan()
+        alone = MultilabelMetrics([f"class{c}"])
+        alone.update(logits[judged, c, None], target[judged, c, None])
+        columns.append({name: column[0] for name, column in alone.per_class().items()})
+    assert same(table, {name: [column[name] for column in columns] for name in table})
+    predicted, judged = (logits > 0).double(), ~target.isnan()
+    hits, both = (predicted * target).nansum(), (predicted[judged].sum() + target.nansum())
+    assert values["f1_micro"] == pytest.approx((2 * hits / both).item(), abs=1e-12)
+    right = ((predicted == target) | ~judged).all(1)[9:]
+    assert values["accuracy_exact"] == right.double().mean().item()
+    flipped = MultilabelMetrics(names(6))
+    flipped.update(torch.where(judged, logits, -9 * logits), target)
+    assert same(flipped.compute(), values)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_average_precisions_are_the_same_bits_in_any_batches_and_order(size):
+    logits, target = unsure_labels(120, seed=6)
+    whole, parts = MultilabelMetrics(names(6)), MultilabelMetrics(names(6))
+    whole.update(logits, target)
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(size))
+    for part in order.split(size):
+        parts.update(logits[part], target[part])
+    assert same(parts.compute(), whole.compute())
+    assert same(parts.per_class(), whole.per_class())
+
+
 # --- detection -------------------------------------------------------------------------------------
 
 
@@ -341,13 +451,16 @@ def samples(kind, count):
         target = torch.randint(5, (count, 1, 8, 8), generator=generator)
         target[target == 4] = 255
         return SegmentationMetrics(names(4)), list(zip(prediction, target, strict=True))
+    if kind == "unsure labels":
+        parts = (part.split(1) for part in unsure_labels(count, seed=count))
+        return MultilabelMetrics(names(6)), list(zip(*parts, strict=True))[:count]
     logits = torch.randn(count, 1, 9, generator=generator)
     if kind == "labels":
         return MultilabelMetrics(names(9)), list(zip(logits, logits.roll(1, 0) > 0.5, strict=True))
     return ClassificationMetrics(names(9)), list(zip(logits, logits.roll(1, 2).argmax(2), strict=True))
 
 
-KINDS = ["label", "labels", "mask", "boxes"]
+KINDS = ["label", "labels", "unsure labels", "mask", "boxes"]
 COUNTS = [33, 5, 2, 1, 0]
 
 

@@ -115,6 +115,11 @@ def test_verdicts_say_what_is_true():
     assert (lines, right) == ([("wrong: dog", False), ("missed: cat", False)], False)
     lines, right = verdict(Example(GREY, np.array([0.0, 1.0]), probabilities, "a"), "labels", CLASSES)
     assert (lines, right) == ([("right: dog", True)], True)
+    for truth, said in ((0.0, ("none, rightly", True)), (1.0, ("missed: cat", False))):
+        unsure = Example(GREY, np.array([truth, np.nan]), probabilities, "a")  # whether a dog is there
+        assert verdict(unsure, "labels", CLASSES) == ([said, ("not judged: dog", None)], said[1])
+    nothing = Example(GREY, np.array([np.nan, np.nan]), probabilities, "a")
+    assert verdict(nothing, "labels", CLASSES) == ([("not judged: cat, dog", None)], True)
 
 
 @pytest.mark.parametrize("target", ["label", "labels", "mask", "boxes"])

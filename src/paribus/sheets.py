@@ -57,8 +57,8 @@ def sheet(
 def verdict(
     example: Example, target: str, classes: Sequence[str]
 ) -> tuple[list[tuple[str, bool | None]], bool]:
-    """What a ``label`` or ``labels`` answer says, line by line with its rightness (None: the truth itself),
-    and whether the whole is right."""
+    """What a ``label`` or ``labels`` answer says, line by line with its rightness (None: the truth itself, or
+    classes that are not judged), and whether the whole is right."""
     if target == "label":
         best = int(np.argmax(example.answer))
         right = best == example.truth
@@ -66,18 +66,22 @@ def verdict(
             (f"{classes[best]}  {100 * example.answer[best]:.0f} %", right)
         ]
         return (said if right else [*said, (f"true: {classes[int(example.truth)]}", None)]), right
-    answer, truth = np.asarray(example.answer) >= 0.5, np.asarray(example.truth) >= 0.5
+    unjudged = np.isnan(np.asarray(example.truth, float))
+    answer, truth = (np.asarray(example.answer) >= 0.5) & ~unjudged, np.asarray(example.truth) >= 0.5
     groups = [
         ("right", answer & truth, True),
         ("wrong", answer & ~truth, False),
         ("missed", ~answer & truth, False),
+        ("not judged", unjudged, None),
     ]
     lines: list[tuple[str, bool | None]] = [
         (f"{word}: {', '.join(classes[int(i)] for i in np.flatnonzero(chosen))}", fine)
         for word, chosen, fine in groups
         if chosen.any()
     ]
-    return lines or [("none, rightly", True)], bool((answer == truth).all())
+    if not (answer | truth | unjudged.all()).any():
+        lines.insert(0, ("none, rightly", True))
+    return lines, bool((answer == truth).all())
 
 
 def _captioned(example: Example, target: str, classes: Sequence[str]) -> np.ndarray:

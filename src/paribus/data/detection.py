@@ -108,7 +108,7 @@ class VocDetection:
             tree = ElementTree.parse(self.root / source).getroot()
             objects = list(enumerate(tree.iter("object"), start=1))
             if self.difficult == "drop":
-                objects = [(i, o) for i, o in objects if (o.findtext("difficult") or "0").strip() != "1"]
+                objects = [(i, o) for i, o in objects if not _difficult(o)]
             size = [int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width")]
             boxes = [[float(o.findtext(f"bndbox/{end}") or "nan") for end in _ENDS] for _, o in objects]
             names = [(o.findtext("name") or "").strip() for _, o in objects]
@@ -122,12 +122,17 @@ class VocDetection:
             size=(size[0], size[1]) if all(size) else None,
             names=names,
             ids=[i for i, _ in objects],
+            difficult=tuple(_difficult(o) for _, o in objects),
             boxes=np.array(boxes, np.float32).reshape(-1, 4),
             first_pixel=self.first_pixel,
         )
 
 
 _ENDS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _difficult(element: ElementTree.Element) -> bool:
+    return (element.findtext("difficult") or "0").strip() == "1"
 
 
 class CocoDetection:

@@ -26,6 +26,7 @@ class Objects(NamedTuple):
     more: dict[str, np.ndarray]  # iscrowd int64 [N], area float32 [N]
     segments: list[Any] | None = None  # polygons or run lengths
     first_pixel: int = 0  # 1: x1 and y1 count pixels from 1
+    difficult: tuple[bool, ...] = ()  # VOC's mark of each object; empty where a format has none
     broken: tuple[str, str] | None = None  # what is wrong with the annotation itself, and the fix
 
 
@@ -36,13 +37,13 @@ class ReadObjects:
         self.root, self.clip, self.unknown = root, clip, unknown
         self.labels = {name: label for label, name in enumerate(classes)}
 
-    def __call__(self, item: Objects) -> Sample:
+    def image(self, item: Objects) -> np.ndarray:
+        """The image, uint8 RGB ``[H, W, 3]``, if the annotation is whole, its size and its classes right."""
         source = self.root / item.source
         if item.broken:
             raise SampleError(source, *item.broken)
         image = read_image(self.root / item.image, annotated=item.size)
-        height, width = image.shape[:2]
-        if item.size is not None and item.size != (height, width):
+        if item.size is not None and item.size != image.shape[:2]:
             raise SampleError(
                 source,
                 f"is made for {wh(item.size)}, its image {item.image} is {wh(image.shape)} (width x height)",
@@ -55,6 +56,11 @@ class ReadObjects:
                 f"{item.image} has objects of the unknown class(es) {strange}",
                 "add them to `data.reader.classes`, correct the names, or set `data.reader.unknown=drop`",
             )
+        return image
+
+    def __call__(self, item: Objects) -> Sample:
+        image = self.image(item)
+        height, width = image.shape[:2]
         known = np.array([name in self.labels for name in item.names], bool)
         ordered = (item.boxes[:, 2:] > item.boxes[:, :2]).all(1)
         boxes = item.boxes - np.array([item.first_pixel, item.first_pixel, 0, 0], np.float32)
@@ -65,7 +71,8 @@ class ReadObjects:
         full = ordered & (boxes[:, 2:] > boxes[:, :2]).all(1)
         wrong = np.flatnonzero(known & ~(inside & full))
         if len(wrong) and not self.clip:
-            raise SampleError(source, self._say(item, wrong, ordered, (height, width)), FIX_BOX)
+            said = self._say(item, wrong, ordered, (height, width))
+            raise SampleError(self.root / item.source, said, FIX_BOX)
         kept = np.flatnonzero(known & full)
         target = {
             "boxes": boxes[kept],

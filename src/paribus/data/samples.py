@@ -12,10 +12,10 @@ class Sample(NamedTuple):
     """An image, its target and a name.
 
     image: uint8 ``[H, W, 3]``, RGB. id: the file it came from, relative to the set's root.
-    target, by kind: ``label`` int; ``labels`` float32 ``[C]``; ``mask`` integer ``[H, W]`` with 255
-    ignored; ``boxes`` a dict of ``boxes`` float32 ``[N, 4]`` (x1, y1, x2, y2, pixels), ``labels``
-    int64 ``[N]`` from 0, and optionally ``masks`` uint8 ``[N, H, W]``, ``iscrowd`` int64 ``[N]``,
-    ``area`` float32 ``[N]``.
+    target, by kind: ``label`` int; ``labels`` float32 ``[C]`` of 1 (there), 0 (not there) and NaN (neither
+    learned nor judged); ``mask`` integer ``[H, W]`` with 255 ignored; ``boxes`` a dict of ``boxes`` float32
+    ``[N, 4]`` (x1, y1, x2, y2, pixels), ``labels`` int64 ``[N]`` from 0, and optionally ``masks`` uint8
+    ``[N, H, W]``, ``iscrowd`` int64 ``[N]``, ``area`` float32 ``[N]``.
     """
 
     image: np.ndarray

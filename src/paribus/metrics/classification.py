@@ -62,37 +62,55 @@ class ClassificationMetrics(ConfusionMetric):
 
 
 class MultilabelMetrics(CollectingMetric):
-    """Any number of classes an image: ``map``, ``f1_macro``, ``f1_micro``, ``accuracy_exact``.
+    """Any number of classes an image: ``map`` in three kinds, ``f1_macro``, ``f1_micro``, ``accuracy_exact``.
 
-    ``map`` is the mean over the classes that occur of the average precision, the sum over the thresholds of
-    precision times the step in recall (scikit-learn's ``average_precision_score``). A class is predicted
-    where its logit is above 0. ``f1_macro`` is the mean over the classes that occur in the truth or in a
-    prediction; ``accuracy_exact`` the share of images with every class right.
+    Images are ranked by a class's logit. Each distinct logit is a threshold, with the precision and the
+    recall of all images at or above it: equal ones share a threshold, so that their order says nothing (the
+    VOC devkit ranks them as they lie in its list). The average precision of a class is
+
+    ``map``      the sum over the thresholds of precision times the step in recall (scikit-learn's
+                 ``average_precision_score``);
+    ``map_voc``  VOC 2010 to 2012: the same with the largest precision at that or a larger recall (VOC2012
+                 devkit, section 3.4.1 and VOCap.m);
+    ``map_voc07``  VOC 2007: the mean of that largest precision at the recalls 0, 0.1, ..., 1 (Everingham
+                 et al. 2010, The Pascal Visual Object Classes Challenge, IJCV, section 4.2),
+
+    and its mean is over the classes that occur. A class is predicted where its logit is above 0. ``f1_macro``
+    is the mean over the classes that occur in the truth or in a prediction; ``accuracy_exact`` the share of
+    images with every class right. A target of NaN is left out of everything: of this class the image is
+    neither a positive nor a negative; an image of NaN only is in no number.
     """
 
     scores: list[Tensor]
     truths: list[Tensor]
+    judged: list[Tensor]
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(classes)
         self.add_state("scores", [], None)
         self.add_state("truths", [], None)
+        self.add_state("judged", [], None)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """logits float ``[B, C]``, target float or bool ``[B, C]`` of 0 and 1."""
+        """logits float ``[B, C]``, target float or bool ``[B, C]`` of 0 and 1, or NaN: not judged."""
         self.scores.append(logits.detach().float().clone())
         self.truths.append(target > 0.5)
+        self.judged.append(~target.isnan())
 
     def compute(self) -> dict[str, float]:
         empty = torch.zeros(0, len(self.classes))
         scores = torch.cat([empty, *(s.cpu() for s in self.scores)])
         truth = torch.cat([empty, *(t.cpu() for t in self.truths)]).bool()
-        predicted = scores > 0
+        judged = torch.cat([empty, *(j.cpu() for j in self.judged)]).bool()
+        predicted = (scores > 0) & judged
         hits = (predicted & truth).sum(0).double()
-        ap = torch.stack([_average_precision(s, t) for s, t in zip(scores.T, truth.T, strict=True)])
+        of_class = zip(scores.T, truth.T, judged.T, strict=True)
+        ap, voc, voc07 = torch.stack([_average_precisions(s[j], t[j]) for s, t, j in of_class], dim=1)
         f1 = 2 * hits / (predicted.sum(0) + truth.sum(0))
         self._columns = {
             "ap": ap.tolist(),
+            "ap_voc": voc.tolist(),
+            "ap_voc07": voc07.tolist(),
             "f1": f1.tolist(),
             "precision": (hits / predicted.sum(0)).tolist(),
             "recall": (hits / truth.sum(0)).tolist(),
@@ -100,17 +118,32 @@ class MultilabelMetrics(CollectingMetric):
         }
         return {
             "map": ap.nanmean().item(),
+            "map_voc": voc.nanmean().item(),
+            "map_voc07": voc07.nanmean().item(),
             "f1_macro": f1.nanmean().item(),
             "f1_micro": (2 * hits.sum() / (predicted.sum() + truth.sum())).item(),
-            "accuracy_exact": (predicted == truth).all(1).double().mean().item(),
+            "accuracy_exact": (predicted == truth).all(1)[judged.any(1)].double().mean().item(),
         }
 
 
-def _average_precision(scores: Tensor, truth: Tensor) -> Tensor:
-    """Of one class: scores float ``[N]``, truth bool ``[N]``; float64, NaN without a positive."""
+def _average_precisions(scores: Tensor, truth: Tensor) -> Tensor:
+    """Of one class, scikit-learn's, VOC's of 2010 and of 2007: float64 ``[3]``, NaN without a positive.
+
+    scores float ``[N]``, truth bool ``[N]``.
+    """
+    positives = int(truth.sum())
+    if not positives:
+        return torch.full((3,), torch.nan, dtype=torch.float64)
     scores, order = scores.sort(descending=True)
     hits = truth[order].cumsum(0)
     # Equal scores share one threshold: the last of each run of them.
     ends = scores.diff(append=scores.new_full((1,), -torch.inf)).nonzero().flatten()
-    hits = hits[ends].double()
-    return (hits.diff(prepend=hits.new_zeros(1)) * hits / (ends + 1)).sum() / truth.sum()
+    hits = hits[ends]
+    precision = hits.double() / (ends + 1)
+    largest = precision.flip(0).cummax(0).values.flip(0)  # at this or a larger recall
+    steps = hits.diff(prepend=hits.new_zeros(1)).double()
+    # In whole numbers: 0.1 is none of float64, and 3 of 10 positives would miss the recall 0.3.
+    eleven = largest[torch.searchsorted(10 * hits, positives * torch.arange(11))]
+    return torch.stack(
+        [(steps * precision).sum() / positives, (steps * largest).sum() / positives, eleven.mean()]
+    )
