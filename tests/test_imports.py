@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "paribus"
 FILES = sorted(SOURCE.rglob("*.py"))
 APART = {"data", "models", "losses", "metrics", "optimizers"}
-KNOW_HYDRA = {"config", "checks", "door", "sweep", "train", "evaluate", "predict", "profile"}
+KNOW_HYDRA = {"config", "checks", "door", "sweep", "train", "evaluate", "predict", "profile", "restore"}
 READERS_OF_RUNS = {"results", "statistics", "comparison", "figures", "report"}  # no torch, no lightning
 
 

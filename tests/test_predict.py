@@ -8,7 +8,7 @@ from lightning import Callback, Trainer
 from PIL import Image
 
 from composing import composed
-from paribus import evaluate, predict, train
+from paribus import evaluate, predict, restore, train
 from paribus.config import ConfigError
 from paribus.data.digit_scenes import DigitScenes
 from paribus.examples import Examples
@@ -61,9 +61,9 @@ def trained(tmp_path_factory):
 
 
 def loaded(run: Path):
-    folder, config = evaluate.run_config(run)
-    evaluate.one_device(config, "cpu")
-    return evaluate.restored(folder, config), config
+    folder, config = restore.run_config(run)
+    restore.one_device(config, "cpu")
+    return restore.restored(folder, config), config
 
 
 def predicted(run: Path, images: object, *more: str) -> Path:

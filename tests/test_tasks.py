@@ -8,6 +8,7 @@ from composing import composed
 from paribus.checks import check
 from paribus.config import build
 from paribus.data.batches import collate
+from paribus.models.backbones import depths
 from test_train import TASKS
 
 # Operations whose result the host must wait for on a GPU.
@@ -102,3 +103,197 @@ def test_the_judged_loss_is_that_of_the_set(kind):
         for part in (slice(0, 3), slice(3, 4)):
             task._judge("val", (images[part], targets[part], ids[part]))
         torch.testing.assert_close(task.mean_losses["loss"].compute(), whole.double(), rtol=1e-5, atol=1e-6)
+
+
+def groups_of(task):
+    class Trainer:
+        estimated_stepping_batches = 10
+
+    task._trainer, task._fabric = Trainer(), None
+    return {group["name"]: group for group in task.configure_optimizers()["optimizer"].param_groups}
+
+
+def test_layer_decay_by_block():
+    task, _ = parts(
+        "label",
+        "backbone=cifar_resnet",
+        "backbone.depth=8",
+        "task.layer_decay=0.5",
+        "task.backbone_lr_factor=0.1",
+    )
+    groups = groups_of(task)
+    # The stem and three blocks: the stem's convolution begins the first stage.
+    assert {n: g["initial_lr"] for n, g in groups.items() if not n.endswith("no_decay")} == pytest.approx(
+        {"head": 0.001} | {f"backbone_{k}": 0.001 * 0.1 * 0.5**k for k in (1, 2, 3, 4)}
+    )
+    stem = task.model.backbone.stages[0][0].weight
+    assert any(p is stem for p in groups["backbone_4"]["params"])
+    last = list(task.model.backbone.parameters())[-1]
+    assert any(p is last for p in groups["backbone_1_no_decay"]["params"])
+
+
+@pytest.mark.parametrize("backbone", ["cifar_resnet", "timm backbone.name=test_efficientnet", "convnet"])
+def test_the_first_stages_are_frozen_with_their_statistics(backbone):
+    task, (images, targets, ids) = parts("label", *f"backbone={backbone} task.freeze=2".split())
+    place = depths(task.model.backbone)
+    frozen = {n for n, p in task.model.backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, depth in place.items() if depth < 2}
+    assert 0 < len(frozen) < len(place)
+    task.train()
+    norms = {n: m for n, m in task.model.backbone.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    before = {n: m.running_mean.clone() for n, m in norms.items()}
+    task.training_step((images, targets, ids), 0).backward()
+    moved = {n for n, m in norms.items() if not torch.equal(m.running_mean, before[n])}
+    assert moved == {n for n in norms if f"{n}.weight" not in frozen}
+
+
+def test_freezing_more_than_there_is():
+    with pytest.raises(
+        ValueError, match=r"task.freeze=9: none, all, or from 1 to the 3 stages of this backbone"
+    ):
+        parts("label", "task.freeze=9")
+
+
+class Mixed:
+    """A trainer that only says where training stands."""
+
+    world_size, estimated_stepping_batches, global_rank = 1, 10, 0
+
+    def __init__(self):
+        self.global_step = 0
+        total = type("Progress", (), {"processed": 0})
+        batch = type("Batches", (), {"total": total})
+        epoch = type("Epoch", (), {"batch_progress": batch})
+        self.fit_loop = type("Fit", (), {"epoch_loop": epoch})
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("head_first", [4, 0.4])
+def test_the_head_learns_first(head_first, processes):
+    task, batch = parts("label", f"task.head_first={head_first}", "optimizer=momentum")
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    task._trainer, task._fabric = Mixed(), None
+    task.trainer.world_size = processes
+    task.train()
+    task.on_train_start()
+
+    def weights(module):
+        return torch.cat([v.flatten().float() for v in module.state_dict().values()])
+
+    for step in range(6):
+        task.trainer.global_step = step
+        task.on_train_batch_start(batch, step)
+        before = weights(task.model.backbone), weights(task.model.head)
+        optimizer.zero_grad()
+        task.training_step(batch, step).backward()
+        task.on_before_optimizer_step(optimizer)
+        optimizer.step()
+        assert torch.equal(before[0], weights(task.model.backbone)) == (step < 4)
+        assert not torch.equal(before[1], weights(task.model.head))
+
+
+@pytest.mark.parametrize("value", [-1, 1.0])
+def test_a_head_first_that_is_no_share(value):
+    with pytest.raises(ValueError, match=r"task.head_first=.*a number of steps \(an integer\) or a share"):
+        parts("label", f"task.head_first={value}")
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_images_have_mixed_targets(kind):
+    """Each image is a share of two of the batch, and its target the same shares of theirs."""
+    task, (_, _, ids) = parts("label", f"task.{kind}=1.0")
+    task.train()
+    seen = {}
+
+    class Watch(torch.nn.Module):
+        def forward(self, images):
+            seen["images"] = images
+            return images.mean((2, 3))[:, :1] * torch.zeros(10, requires_grad=True)
+
+    targets = torch.arange(4)
+    images = torch.nn.functional.one_hot(targets, 4).float()[..., None, None].expand(4, 4, 16, 16).clone()
+    task.model.head, model = torch.nn.Identity(), task.model
+    task.model = Watch()
+    compared = {}
+    task.compare = lambda answer, targets: compared.update(targets=targets) or {"loss": answer.sum()}
+    torch.manual_seed(0)
+    task.losses((images, targets, ids))
+    shares = seen["images"].mean((2, 3))
+    torch.testing.assert_close(compared["targets"][:, :4], shares)
+    assert ((shares > 0).sum(1) == 2).all()
+    inside = ((seen["images"] > 0) & (seen["images"] < 1)).any()
+    assert bool(inside) == (kind == "mixup")
+    assert model is not None
+
+
+def test_of_both_mixtures_each_batch_gets_one():
+    task, (images, targets, ids) = parts("label", "task.mixup=1.0", "task.cutmix=1.0")
+    chosen = []
+    for i, mixture in enumerate(task.mixtures):
+        task.mixtures[i] = lambda x, t, i=i: chosen.append(i) or (x, t)
+        assert mixture.alpha == 1.0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        task.losses((images, targets, ids))
+    assert set(chosen) == {0, 1}
+    assert len(chosen) == 20
+
+
+def test_a_mixed_step_waits_for_nothing():
+    task, batch = parts("label", "task.mixup=0.2", "task.label_smoothing=0.1")
+    task.train()
+    task.training_step(batch, 0)
+    on_host = Waits()
+    with on_host:
+        task.training_step(batch, 0).backward()
+    # The draws are read, but they were made on the CPU: Beta of two numbers and a choice.
+    assert set(on_host.names) <= {"_local_scalar_dense"}
+
+
+@pytest.mark.parametrize("key", ["mixup=0.2", "cutmix=1.0", "label_smoothing=0.1"])
+def test_mixtures_are_for_one_class_an_image(key):
+    with pytest.raises(ValueError, match=r"are for one class an image: set them to 0 and null"):
+        parts("labels", f"task.{key}")
+
+
+@pytest.mark.parametrize("key", ["mixup=-1.0", "temperature=0.0", "distillation=2.0"])
+def test_numbers_out_of_range(key):
+    with pytest.raises(ValueError, match=r"0 or more; temperature=.*: above 0; distillation=.*: from 0 to 1"):
+        parts("label", f"task.{key}")
+
+
+def test_distillation_is_hintons_loss():
+    task, batch = parts("label", "task.temperature=3.0", "task.distillation=0.7")
+    images, targets, _ = batch
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
+    with torch.no_grad():
+        wanted = teacher(images)
+    task.teacher = [teacher.eval().requires_grad_(False)]
+    task.eval()
+    logits = task.model(images)
+    p, q = (wanted / 3).softmax(1), (logits / 3).softmax(1)
+    losses = task.losses(batch)
+    torch.testing.assert_close(losses["distillation"], 0.7 * 9 * (p * (p / q).log()).sum(1).mean())
+    torch.testing.assert_close(
+        losses["cross_entropy"], 0.3 * torch.nn.functional.cross_entropy(logits, targets)
+    )
+    assert not any("teacher" in name for name in task.state_dict())
+
+
+def test_auxiliary_classifiers_weigh_a_third():
+    task, batch = parts("label", "task.auxiliary_weight=0.3")
+    first, second = torch.randn(4, 10), torch.randn(4, 10)
+    model, targets = task.model, batch[1]
+
+    class Three(torch.nn.Module):
+        backbone = model.backbone
+
+        def forward(self, images):
+            return model(images), first, second
+
+    task.model = Three()
+    task.eval()
+    losses = task.losses(batch)
+    expected = sum(torch.nn.functional.cross_entropy(x, targets) for x in (first, second))
+    torch.testing.assert_close(losses["auxiliary"], 0.3 * expected)
+    assert losses.keys() == {"cross_entropy", "auxiliary"}

@@ -126,8 +126,8 @@ def test_the_average_is_judged_and_kept(tmp_path):
 
 
 def test_a_frozen_backbone_does_not_move(tmp_path):
-    train(tmp_path / "run", "task.freeze_backbone=true", "trainer.max_epochs=1")
-    train(tmp_path / "still", "task.freeze_backbone=true", "trainer.max_epochs=1", "optimizer.lr=1e-9")
+    train(tmp_path / "run", "task.freeze=all", "trainer.max_epochs=1")
+    train(tmp_path / "still", "task.freeze=all", "trainer.max_epochs=1", "optimizer.lr=1e-9")
     a, b = weights(tmp_path / "run"), weights(tmp_path / "still")
     backbone = [key for key in a if key.startswith("model.backbone.")]
     assert backbone

@@ -15,17 +15,25 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
-from paribus.config import CONF, AblationConfig, AugmentationConfig, ConfigError, TrainConfig, TrainerConfig
+from paribus.config import (
+    CONF,
+    AblationConfig,
+    AugmentationConfig,
+    ConfigError,
+    ProfileConfig,
+    TrainConfig,
+    TrainerConfig,
+)
 from paribus.signatures import Signature, TargetError, alias, signature
 
 # What the builder hands to each group's constructor, and a config therefore may not set.
 SUPPLIED = {
     "data": {"augmentation", "seed", "channels_last"},
     "model": {"backbone", "num_classes"},
-    "task": {"model", "metrics", "optimizer", "scheduler", "log_every", "seed"},
+    "task": {"model", "metrics", "optimizer", "scheduler", "log_every", "seed", "teacher_model"},
     "optimizer": {"params"},
     "logger": {"folder", "config"},
 }
@@ -36,6 +44,7 @@ ROOMS = {
     "paribus.models.segmentation.": ("mask",),
     "paribus.models.detection.": ("boxes",),
     "paribus.data.classification.": ("label", "labels"),
+    "paribus.data.image_labels.": ("labels",),
     "paribus.data.published.": ("label", "labels"),
     "paribus.data.segmentation.": ("mask",),
     "paribus.data.detection.": ("boxes",),
@@ -53,7 +62,33 @@ def check(cfg: DictConfig) -> TrainConfig:
     Raises ConfigError with every fault at once, each with its origin, the nearest valid key and what
     would be valid. Reads source files only; neither torch nor any data is touched.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    config: TrainConfig = _objects(cfg, sorted(OmegaConf.missing_keys(cfg)))
+    # So that the run folder can be judged from anywhere.
+    paths = ((config.data.get("reader", {}), "root"), (config.backbone, "weights"), (config.task, "teacher"))
+    for node, key in paths:
+        if isinstance(node, dict) and isinstance(node.get(key), str):
+            node[key] = str(Path(node[key]).expanduser().absolute())
+    faults = _faults(cfg, config, NEEDED) or _contradictions(config)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def check_profile(cfg: DictConfig) -> ProfileConfig:
+    """As ``check``, for scripts/profile.py. It opens no data set: what one lacks yet is no fault."""
+    missing = [key for key in OmegaConf.missing_keys(cfg) if not key.startswith(("data.", "task."))]
+    config: ProfileConfig = _objects(cfg, sorted(missing))
+    faults = _faults(cfg, config, ("backbone", "model", "task", "optimizer"))
+    if "_target_" not in config.data:
+        faults += [f"`data.{key}`: choose an option first, data=..." for key in {*config.data} - {"channels", "size"}]
+    faults = faults or _answers(config)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def _objects(cfg: DictConfig, missing: list[str]) -> Any:
+    """The dataclasses that a config's schema names, every interpolation resolved; refused if keys miss."""
     if missing:
         raise ConfigError(
             "\n".join(
@@ -63,35 +98,32 @@ def check(cfg: DictConfig) -> TrainConfig:
         )
     try:
         OmegaConf.resolve(plain := OmegaConf.create(cfg))
-        config: Any = OmegaConf.to_object(plain)
+        return OmegaConf.to_container(plain, structured_config_mode=SCMode.INSTANTIATE)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{str(error).splitlines()[0]} (key `{error.full_key}`)") from None
-    assert isinstance(config, TrainConfig)
-    # So that the run folder can be judged from anywhere.
-    for node, key in ((config.data.get("reader", {}), "root"), (config.backbone, "weights")):
-        if isinstance(node, dict) and isinstance(node.get(key), str):
-            node[key] = str(Path(node[key]).expanduser().absolute())
-    faults = list(_unknown(cfg))
-    for group in NEEDED:
+
+
+def _faults(cfg: DictConfig, config: Any, needed: tuple[str, ...]) -> list[str]:
+    """Keys that nothing reads, groups without a choice, and what the constructors do not take."""
+    faults = list(_unknown(cfg, type(config)))
+    for group in needed:
         if "_target_" not in getattr(config, group):
             faults.append(f"`{group}` names no `_target_`: choose an option, {group}={_options(group)[0]}")
     for path, node in _targets("", {name: getattr(config, name) for name in config.__dataclass_fields__}):
         faults += _node_faults(path, node)
-    if not faults:
-        faults = _contradictions(config)
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return config
+    return faults
 
 
-def _unknown(cfg: DictConfig) -> Iterator[str]:
+def _unknown(cfg: DictConfig, root: Any) -> Iterator[str]:
     """Keys beside the schema's, which ``+key=`` and ``++key=`` add without a word."""
     for path, schema in (
-        ("", TrainConfig),
+        ("", root),
         ("trainer", TrainerConfig),
         ("augmentation", AugmentationConfig),
         ("ablation", AblationConfig),
     ):
+        if path and path not in root.__dataclass_fields__:
+            continue
         node = cfg[path] if path else cfg
         valid = list(schema.__dataclass_fields__)
         for key in node or ():
@@ -135,7 +167,7 @@ def _node_faults(path: str, node: dict) -> list[str]:
                 f"`{where}`{_origin(where)}: {target} has no parameter '{key}'{near(key, valid)}; "
                 f"valid: {', '.join(valid)}"
             )
-        elif not (isinstance(value, dict) and "_target_" in value):
+        elif value != "???" and not (isinstance(value, dict) and "_target_" in value):
             fault = _type_fault(value, known, key)
             if fault:
                 faults.append(f"`{where}={value}`{_origin(where)}: {fault}")
@@ -184,8 +216,8 @@ def _type(annotation: str, module: str) -> Any:
     return typing.Union[tuple(_type(text, module) for text in texts if text != "Tensor")]  # noqa: UP007
 
 
-def _contradictions(config: TrainConfig) -> list[str]:
-    """Choices that are valid one by one and cannot go together, with the override that mends them."""
+def _answers(config: TrainConfig | ProfileConfig) -> list[str]:
+    """Of task, model and data, which do not answer with the same kind of target."""
     faults = []
     wanted = config.task.get("target")
     for group, target, mend in (
@@ -207,7 +239,12 @@ def _contradictions(config: TrainConfig) -> list[str]:
                 f"`{group}` is {target}, which answers with {' or '.join(kinds)}, but `task.target` is {wanted}: "
                 f"{mend(kinds[0])}"
             )
-    trainer = config.trainer
+    return faults
+
+
+def _contradictions(config: TrainConfig) -> list[str]:
+    """Choices that are valid one by one and cannot go together, with the override that mends them."""
+    faults, trainer = _answers(config), config.trainer
     parts = max(trainer.devices, 1) * trainer.num_nodes * trainer.accumulate
     size = config.data.get("batch_size")
     if isinstance(size, int) and size % parts:
@@ -261,7 +298,7 @@ def _origin(path: str) -> str:
         for file in [folder / group / f"{choice}.yaml" for folder in folders]:
             if file.is_file() and (not inside or _holds(OmegaConf.load(file), inside)):
                 return f" ({file.parents[1].name}/{group}/{file.name})"
-    return " (conf/train.yaml)"
+    return f" (conf/{hydra.job.config_name}.yaml)"
 
 
 def _holds(node: Any, path: str) -> bool:

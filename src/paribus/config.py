@@ -114,8 +114,12 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    run: str = MISSING  # a run folder
-    split: str = "test"  # train | val | test
+    run: Any = MISSING  # a run folder, a glob, or a list of them: an ensemble
+    split: str = "test"  # val | test
+    views: str = "none"  # none | flip | ten_crop
+    scales: list[float] = field(default_factory=lambda: [1.0])  # the image resized by each
+    resize: list[int] | None = None  # [H, W] that ten crops are cut from; null: 8/7 of the size trained on
+    output: str | None = None  # default: the run; for an ensemble the folder `ensemble` beside the first run
     data_root: str | None = None  # where the data is now, if not where it was
     batch_size: int | None = None
     num_workers: int | None = None
@@ -141,10 +145,38 @@ class ReportConfig:
     output: str | None = None  # default: `report` inside the folder
 
 
+@dataclass
+class ProfileConfig:
+    data: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    input_size: Any = None  # pixels a side, or [H, W]; null: the data's
+    classes: int | None = None  # null: those the data's file lists, else 1000, for masks 21, for boxes 91
+    batch_size: int = 128  # images of a training step, for its memory and for what is measured
+    until: Any = None  # a stride or a layer's name: the table ends with the first layer of it
+    all: bool = False  # activations, dropout and other layers too that cost nothing
+    measure: bool = False  # images a second and peak memory, on this machine
+    accelerator: str = "cpu"  # cpu | gpu
+    format: str = "text"  # text | markdown | csv
+    output: str | None = None  # a folder for the tables and a figure
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, message: str) -> None:
+            if not ok:
+                raise ConfigError(message)
+
+        need(self.format in ("text", "markdown", "csv"), f"format={self.format}: text, markdown or csv")
+        need(self.accelerator in ("cpu", "gpu"), f"accelerator={self.accelerator}: cpu or gpu")
+        need(self.batch_size >= 1, f"batch_size={self.batch_size}: 1 or more")
+        need(self.classes is None or self.classes >= 1, f"classes={self.classes}: 1 or more")
+
+
 def register() -> None:
     """Makes the schemas and the resolvers known to Hydra. Called before composing."""
     store = ConfigStore.instance()
-    for schema in (TrainConfig, EvaluateConfig, PredictConfig, ReportConfig):
+    for schema in (TrainConfig, EvaluateConfig, PredictConfig, ReportConfig, ProfileConfig):
         store.store(name=schema.__name__.replace("Config", "_schema").lower(), node=schema)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
@@ -196,6 +228,11 @@ def build(config: TrainConfig, folder: Path | None = None) -> Parts:
         import torch
 
         model = model.to(memory_format=torch.channels_last)
+    teacher = {}
+    if config.task.get("teacher"):
+        from paribus.restore import teacher_model
+
+        teacher = {"teacher_model": teacher_model(config.task["teacher"], data)}
     task = make(
         config.task,
         model=model,
@@ -204,6 +241,7 @@ def build(config: TrainConfig, folder: Path | None = None) -> Parts:
         scheduler=make(config.scheduler),
         log_every=config.trainer.log_every,
         seed=config.seed,
+        **teacher,
     )
     logger = None
     if folder is not None and "_target_" in config.logger:

@@ -15,10 +15,15 @@ from paribus import sweep
 from paribus.checks import near
 from paribus.config import register
 
+SPECIAL = re.compile(r"[=,\[\](){}: ]")  # means something in Hydra's overrides
+
 
 def door(main: Callable[[], Any]) -> None:
     """Runs a script's Hydra main; a user's mistake ends as one message and exit code 1, no traceback."""
     register()
+    # Scripts are not for import, and scripts/profile.py would hide the standard library's, which torch imports.
+    scripts = os.path.dirname(os.path.realpath(sys.argv[0]))
+    sys.path[:] = [path for path in sys.path if os.path.realpath(path or os.curdir) != scripts]
     sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for news
     full = os.environ.get("HYDRA_FULL_ERROR")
@@ -35,16 +40,36 @@ def door(main: Callable[[], Any]) -> None:
 
 
 def quoted(argument: str) -> str:
-    """``run=runs/a/b=1,seed=0`` with its value quoted, if that is a path: Hydra reads = and , in it."""
+    """``run=runs/a/b=1,seed=0`` with its value quoted, if that is a path, and so each path of a list,
+    ``run=[runs/a/b=1,seed=0,runs/c]``: Hydra reads = and , in them.
+
+    A ``run`` that leads nowhere is quoted too: then it is said to be no folder, and not to be no grammar.
+    """
     key, sign, value = argument.partition("=")
-    if (
-        sign
-        and re.search(r"[=,\[\](){}: ]", value)
-        and value[0] not in "\"'"
-        and (os.path.exists(value) or glob.glob(value))
-    ):
-        return f"{key}='{value}'"
-    return argument
+    if not sign or not SPECIAL.search(value) or "'" in value or '"' in value:
+        return argument
+    whole = f"{key}='{value}'"
+    if os.path.exists(value):
+        return whole
+    if value.startswith("[") and value.endswith("]"):
+        paths = _paths(value[1:-1]) or []
+        if any(map(SPECIAL.search, paths)):
+            listed = ",".join(f"'{path}'" for path in paths)
+            return f"{key}=[{listed}]"
+        return whole if key == "run" and "=" in value and not paths else argument
+    return whole if key == "run" or glob.glob(value) else argument
+
+
+def _paths(text: str) -> list[str] | None:
+    """Paths and globs with commas between them, and perhaps in them; None where one leads nowhere."""
+    parts = text.split(",")
+    for end in range(len(parts), 0, -1):
+        head = ",".join(parts[:end]).strip()
+        if head and (os.path.exists(head) or glob.glob(head)):
+            rest = _paths(",".join(parts[end:])) if end < len(parts) else []
+            if rest is not None:
+                return [head, *rest]
+    return None
 
 
 def explain(error: BaseException) -> str | None:

@@ -1,43 +1,73 @@
-"""A finished run, judged again: the numbers of training's own test, to the last digit."""
+"""A finished run, judged again: the numbers of training's own test, to the last digit.
 
+Or judged on several views of each image, or with other runs as an ensemble: then on the mean probability.
+"""
+
+import glob
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from paribus import results
-from paribus.checks import check
-from paribus.config import ConfigError, EvaluateConfig, Parts, TrainConfig, build
+from paribus.config import ConfigError, EvaluateConfig, Parts, TrainConfig
+from paribus.restore import one_device, restored, run_config, without_data_set
 from paribus.train import CHECKPOINT, judge, quiet
 
 log = logging.getLogger(__name__)
 
+Member = tuple[Path, TrainConfig]
+SAME = ("reader", "size", "fit", "channels", "mean", "std")  # of the members' data
+
 
 def run(cfg: DictConfig) -> dict[str, float]:
-    """Judges the best checkpoint of ``cfg.run`` on ``cfg.split``; writes evaluation_<split>.json there."""
+    """Judges the best checkpoint of ``cfg.run`` on ``cfg.split``; writes evaluation_<split>.json there.
+
+    ``views`` and ``scales`` name the file: evaluation_test_flip_x0.75_x1.json, its pictures in a folder of
+    this name. Several runs are judged on the data and at the precision of the first, and written to
+    ``cfg.output``, by default the folder ``ensemble`` beside the first run.
+
+    Raises ConfigError or ValueError for runs, views and scales of which no average can be taken.
+    """
     settings: EvaluateConfig = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     if settings.split not in ("val", "test"):
         raise ConfigError(f"split={settings.split}: val or test")
-    folder, config = run_config(settings.run)
+    members = [run_config(folder) for folder in run_folders(settings.run)]
+    folder, config = members[0]
+    asked: dict[str, Any] = {}  # what a plain evaluation does not say
+    if len(members) > 1 or settings.views != "none" or settings.scales != [1.0] or settings.resize:
+        resize = _resize(settings, config, len(members))
+        asked = {"runs": [str(path) for path, _ in members], "views": settings.views}
+        asked |= {"scales": settings.scales, "resize": resize}
+    one_device(config, settings.accelerator)
+    for other in members[1:]:
+        _same_question(members[0], other)
     if settings.data_root is not None:
         config.data["reader"]["root"] = settings.data_root
     config.data["batch_size"] = settings.batch_size or config.data["batch_size"]
     if settings.num_workers is not None:
         config.data["num_workers"] = settings.num_workers
-    one_device(config, settings.accelerator)
-    parts = restored(folder, config)
+    parts = _averaged(members, settings, asked["resize"]) if asked else restored(folder, config)
 
     from paribus.examples import Examples
 
+    output = Path(settings.output) if settings.output else folder
+    if len(members) > 1 and not settings.output:
+        output = folder.parent / "ensemble"
+    named = _named(settings)
+    written = output / f"{'_'.join(['evaluation', settings.split, *named])}.json"
     quiet()
-    metrics = judge(parts, config.trainer, settings.split, callbacks=[Examples(folder)])
-    written = folder / f"evaluation_{settings.split}.json"
+    pictures = Examples(written.with_suffix("") if named else output)
+    metrics = judge(parts, config.trainer, settings.split, callbacks=[pictures])
     per_class = parts.task.per_class[settings.split]
+    output.mkdir(parents=True, exist_ok=True)
     results.write_json(
         written,
         {
             "split": settings.split,
+            **asked,
             "metrics": metrics,
             "per_class": per_class,
             "checkpoint": str(CHECKPOINT),
@@ -46,52 +76,98 @@ def run(cfg: DictConfig) -> dict[str, float]:
         },
     )
     _print(metrics, per_class)
+    if asked:
+        monitor = config.task["monitor"].replace("val/", f"{settings.split}/")
+        what = ["ensemble"] if len(members) > 1 else []
+        _print_beside(members, monitor, metrics.get(monitor), " ".join([*what, *named]))
     log.info("%s", written)
     return metrics
 
 
-def run_config(folder: str | Path) -> tuple[Path, TrainConfig]:
-    """The folder and the checked config of a run; ConfigError where there is none to load."""
-    path = Path(folder)
-    if not path.is_dir():
-        raise ConfigError(f"run={folder}: no such folder; a run folder looks like runs/<name>/<job>")
-    if not (path / "config.yaml").is_file():
-        inside = sorted(p.parent.name for p in path.glob("*/config.yaml"))
-        hint = f"; it holds runs: {', '.join(inside[:5])}" if inside else ""
-        raise ConfigError(f"run={folder}: no config.yaml there, so it is no run folder{hint}")
-    stored = OmegaConf.load(path / "config.yaml")
-    try:
-        return path, check(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))  # type: ignore[arg-type]
-    except ConfigError as error:
-        raise ConfigError(f"{path / 'config.yaml'} was written for another Paribus:\n{error}") from None
+def run_folders(run: Any) -> list[Path]:
+    """The folders that ``run`` names, itself or as a list; of a glob, those that are runs."""
+    found: list[Path] = []
+    for name in map(str, run if isinstance(run, list) else [run]):
+        matches = [] if os.path.exists(name) else [Path(match) for match in glob.glob(name)]
+        runs = [match for match in matches if (match / "config.yaml").is_file()]
+        found += sorted(runs, key=lambda path: results.natural(str(path))) or [Path(name)]
+    if not found:
+        raise ConfigError("run=[]: one run folder or more")
+    twice = [path for path in found if [other.resolve() for other in found].count(path.resolve()) > 1]
+    if twice:
+        raise ConfigError(f"run: {twice[0]} is named twice; a run is one member of an ensemble")
+    return found
 
 
-def one_device(config: TrainConfig, accelerator: str) -> None:
-    """Judging goes on in one process: which device trained the run is no matter."""
-    trainer = config.trainer
-    trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy = accelerator, 1, 1, "auto"
-    trainer.accumulate = 1
-    if accelerator == "cpu" and trainer.precision == "16-mixed":
-        trainer.precision = "bf16-mixed"
+def _named(settings: EvaluateConfig) -> list[str]:
+    """What tells this evaluation from a plain one, in words for a file name."""
+    named = [settings.views] if settings.views != "none" else []
+    if settings.resize:
+        named.append("x".join(map(str, settings.resize)))
+    return named + ([f"x{scale:g}" for scale in settings.scales] if settings.scales != [1.0] else [])
 
 
-def restored(folder: Path, config: TrainConfig) -> Parts:
-    """The parts of a run with the weights of its best checkpoint."""
-    from paribus.device import check_device, set_threads
+def _resize(settings: EvaluateConfig, config: TrainConfig, models: int) -> list[int] | None:
+    """The size that ten crops are cut from; None for other views. Refuses what cannot be averaged."""
+    from paribus.views import refuse
 
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.is_file():
-        raise ConfigError(f"{checkpoint} is missing: the run has not finished an epoch; train it first")
-    set_threads(config.trainer)
-    import torch
+    size: Any = config.data.get("size")
+    refuse(
+        models=models,
+        target=config.task["target"],
+        views=settings.views,
+        crop=size,
+        scales=settings.scales,
+    )
+    if settings.views != "ten_crop":
+        if settings.resize:
+            raise ConfigError(f"resize={settings.resize}: what crops are cut from, with views=ten_crop only")
+        return None
+    resize = settings.resize or [round(n * 8 / 7) for n in size]
+    if len(resize) != 2 or resize[0] < size[0] or resize[1] < size[1]:
+        raise ConfigError(
+            f"resize={resize}: [height, width], from which crops of {size} (data.size) can be cut"
+        )
+    return resize
 
-    check_device(config.trainer)
-    for key in ("pretrained", "weights"):  # the checkpoint holds every weight
-        if key in config.backbone:
-            config.backbone[key] = False if key == "pretrained" else None
-    parts = build(config)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    parts.task.load_state_dict(state["state_dict"])
+
+def _same_question(first: Member, other: Member) -> None:
+    """ConfigError where two runs answer different questions; another network or seed is no such difference."""
+    a, b = (
+        {"task.target": config.task["target"], "data": {key: config.data.get(key) for key in SAME}}
+        for _, config in (first, other)
+    )
+    found = results.differences(a, b, ignore=("data.reader.root",))
+    if found:
+        raise ConfigError(
+            f"run: {first[0]} and {other[0]} answer different questions, so no mean can be taken of them:\n"
+            + "\n".join(f"  {key}: {ours} and {theirs}" for key, ours, theirs in found)
+        )
+
+
+def _averaged(members: list[Member], settings: EvaluateConfig, resize: list[int] | None) -> Parts:
+    """The first run's parts, with the mean of all views and all networks in the place of its model."""
+    from paribus.views import Views
+
+    (folder, config), others = members[0], members[1:]
+    crop = config.data.get("size")
+    if resize:
+        config.data["size"] = resize
+    parts = restored(folder, config)
+    models = [parts.task.model]
+    for path, theirs in others:
+        without_data_set(path, theirs)
+        theirs.trainer = config.trainer  # one layout, one number of threads
+        member = restored(path, theirs)
+        if tuple(member.data.classes) != tuple(parts.data.classes):
+            raise ConfigError(
+                f"run: {folder} and {path} have different classes, so no mean can be taken of them:\n"
+                f"  {', '.join(parts.data.classes)}\n  {', '.join(member.data.classes)}"
+            )
+        models.append(member.task.model)
+    parts.task.model = Views(
+        models=models, target=parts.data.target, views=settings.views, crop=crop, scales=settings.scales
+    )
     return parts
 
 
@@ -109,3 +185,15 @@ def _print(metrics: dict[str, float], per_class: dict[str, list[Any]]) -> None:
         for row in zip(*per_class.values(), strict=True):
             table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row))
         console.print(table)
+
+
+def _print_beside(members: list[Member], monitor: str, value: float | None, what: str) -> None:
+    """Each run's own value, as its training found it, and that of the mean."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    table = Table(Column("run", overflow="fold"), monitor)
+    rows = [(str(path), results.Run.read(path).metrics.get(monitor)) for path, _ in members]
+    for name, found in [*rows, (what, value)]:
+        table.add_row(name, "-" if found is None else f"{found:.4f}")
+    Console().print(table)

@@ -142,9 +142,15 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     backbone_lr_factor: float = 1.0,
+    layer_decay: float = 1.0,
+    depths: dict[str, int] | None = None,
     decay_norm_and_bias: bool = False,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in up to four groups: of ``model.backbone`` or not, decayed or not.
+    """The trainable parameters in groups: of ``model.backbone`` or not, decayed or not, and with ``layer_decay``
+    by depth.
+
+    The backbone's rate is lr * backbone_lr_factor * layer_decay ** k in the k-th block before the head; ``depths``
+    gives each of its parameters its block, by name.
 
     Norms and biases, which are the parameters of one dimension, are not decayed unless asked (He et al.
     2019, Bag of Tricks, section 3.1). Frozen parameters and empty groups are left out. Each group has
@@ -154,22 +160,29 @@ def parameter_groups(
         "lr": lr,
         "weight_decay": weight_decay,
         "backbone_lr_factor": backbone_lr_factor,
+        "layer_decay": layer_decay,
     }.items():
         if value < 0:
             raise ValueError(f"{key} is {value}; it must not be negative")
     backbone = getattr(model, "backbone", None)
-    in_backbone = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
+    place: dict[int, int] = {}  # how many blocks before the head
+    if isinstance(backbone, nn.Module):
+        deepest = max(depths.values()) if depths else 0
+        place = {
+            id(p): deepest - depths[name] + 1 if depths else 0 for name, p in backbone.named_parameters()
+        }
     groups: dict[str, dict[str, Any]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
-        part = "backbone" if id(parameter) in in_backbone else "head"
+        before = place.get(id(parameter))
+        part = "head" if before is None else f"backbone_{before}" if before else "backbone"
         decayed = decay_norm_and_bias or parameter.ndim > 1
         name = part if decayed else f"{part}_no_decay"
         group = {
             "name": name,
             "params": [],
-            "lr": lr * backbone_lr_factor if part == "backbone" else lr,
+            "lr": lr if before is None else lr * backbone_lr_factor * layer_decay**before,
             "weight_decay": weight_decay if decayed else 0.0,
         }
         groups.setdefault(name, group)["params"].append(parameter)

@@ -18,7 +18,7 @@ from paribus import results
 from paribus.config import ConfigError, Parts, PredictConfig, TrainConfig
 from paribus.data.files import SUFFIXES, SampleError, read_image
 from paribus.data.samples import IGNORE, Sample
-from paribus.evaluate import one_device, restored, run_config
+from paribus.restore import one_device, restored, run_config, without_data_set
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,7 @@ def run(cfg: DictConfig) -> Path:
     if settings.batch_size < 1:
         raise ConfigError(f"batch_size={settings.batch_size}: 1 or more")
     one_device(config, settings.accelerator)
-    known = results.Run.read(folder).result
-    if "classes" in known:  # a finished run says them itself: the data set may be elsewhere by now
-        config.data["reader"] = {
-            "_target_": "paribus.data.samples.Known",
-            "target": config.task["target"],
-            "classes": known["classes"],
-            "palette": known["palette"],
-        }
+    without_data_set(folder, config)
     parts = restored(folder, config)
 
     kinds: dict[str, Any] = {"label": Labels, "labels": Labels, "mask": Masks, "boxes": Boxes}

@@ -1,7 +1,7 @@
 """A task: how a model is trained and judged. It is handed its parts and says two things about them.
 
-A subclass says what the model answers (``predict``) and how an answer is compared with the truth
-(``compare``); the base class holds the steps, the metrics, the log rows and the parameter groups.
+A subclass says how the model's answer is compared with the truth (``compare``) and what is decided on it
+(``decide``); the base class holds the steps, the metrics, the log rows and the parameter groups.
 
 Nothing goes through ``self.log`` in a training step: each call costs 0.3 ms, whatever
 ``log_every_n_steps`` says. Losses are summed on the device and written every ``log_every`` steps, the
@@ -17,8 +17,8 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from paribus.losses import binary_cross_entropy, cross_entropy
 from paribus.metrics import WeightedMean
+from paribus.models.backbones import depths, freeze_stages
 from paribus.optimizers import parameter_groups
 
 Batch = tuple[Any, Any, list[str]]  # images, targets, ids
@@ -32,12 +32,17 @@ class Task(LightningModule, ABC):
     """Steps, metrics and optimizer around a model.
 
     Args:
-        model: maps images to answers; its ``backbone`` is the part that ``backbone_lr_factor`` and
-            ``freeze_backbone`` mean.
+        model: maps images to answers; its ``backbone`` is the part that ``freeze``, ``head_first``,
+            ``backbone_lr_factor`` and ``layer_decay`` mean.
         metrics: makes the metric of one split; one each for val and test.
         optimizer: takes parameter groups; its ``lr`` and ``weight_decay`` are those of the config.
         scheduler: (step, all steps) -> factor on the rate.
         monitor, mode: the validation metric that chooses the best checkpoint, and its direction.
+        freeze: none, all of the backbone, or its first stages by number (1 is the stem); frozen batch
+            statistics too.
+        head_first: steps (an integer), or share of the training (a float), before the backbone learns.
+        layer_decay: factor of the backbone's rate for each block further from the head (Bao et al. 2022,
+            BEiT, appendix; Clark et al. 2020, ELECTRA).
         log_every: steps between two rows of training losses.
         seed: of what the model draws while it trains (dropout).
     """
@@ -52,9 +57,11 @@ class Task(LightningModule, ABC):
         metrics: Callable[[], Metric],
         optimizer: Any,
         scheduler: Callable[[int, int], float],
+        freeze: Literal["none", "all"] | int = "none",
+        head_first: int | float = 0,
         backbone_lr_factor: float = 1.0,
+        layer_decay: float = 1.0,
         decay_norm_and_bias: bool = False,
-        freeze_backbone: bool = False,
         log_every: int = 50,
         seed: int = 0,
     ):
@@ -66,18 +73,25 @@ class Task(LightningModule, ABC):
         self.mean_losses: Any = nn.ModuleDict()  # of the split being judged; filled as losses are met
         self.per_class: dict[str, dict[str, list]] = {}  # split -> table, after a split was judged
         self.make_optimizer, self.scheduler = optimizer, scheduler
-        self.backbone_lr_factor, self.decay_norm_and_bias = backbone_lr_factor, decay_norm_and_bias
-        self.freeze_backbone, self.log_every = freeze_backbone, log_every
+        self.backbone_lr_factor, self.layer_decay = backbone_lr_factor, layer_decay
+        self.decay_norm_and_bias, self.log_every = decay_norm_and_bias, log_every
         self.sums: dict[str, Tensor] = {}  # of the losses since the last log row
         self.summed = 0
-        if freeze_backbone:
-            model.backbone.requires_grad_(False)
+        self.frozen = freeze_stages(model.backbone, freeze)
+        if not (head_first >= 0 if isinstance(head_first, int) else 0 <= head_first < 1):
+            raise ValueError(
+                f"task.head_first={head_first}: a number of steps (an integer) or a share of the training "
+                "(a float below 1)"
+            )
+        self.head_first, self.head_only = head_first, head_first > 0
+        backbone: Any = model.backbone
+        self.held = [p for p in backbone.parameters() if p.requires_grad] if self.head_only else []
 
     # --- what a task says --------------------------------------------------------------------------
 
-    @abstractmethod
     def predict(self, images: Tensor) -> Any:
         """The model's answer to normalized images ``[B, C, H, W]``."""
+        return self.model(images)
 
     @abstractmethod
     def compare(self, answer: Any, targets: Any) -> dict[str, Tensor]:
@@ -95,11 +109,21 @@ class Task(LightningModule, ABC):
 
     def train(self, mode: bool = True) -> "Task":
         super().train(mode)
-        if self.freeze_backbone:  # its batch statistics are frozen too
-            self.model.backbone.eval()  # type: ignore[union-attr]
+        for module in [self.model.backbone] if self.head_only else self.frozen:
+            module.eval()  # type: ignore[union-attr]  # its batch statistics are frozen too
         return self
 
+    def on_train_start(self) -> None:
+        if self.head_only and self.trainer.world_size == 1:  # DDP counts on every gradient
+            for parameter in self.held:
+                parameter.requires_grad_(False)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self.head_only and self.trainer.global_step >= self._head_steps():
+            self.head_only = False
+            self.train()
+            for parameter in self.held:
+                parameter.requires_grad_(True)
         # Dropout and the like as a function of (seed, step, process): a resumed run draws the same.
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         torch.manual_seed(hash((self.seed, progress.processed, self.global_rank)) % 2**63)
@@ -115,6 +139,15 @@ class Task(LightningModule, ABC):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self._flush_if_due()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.head_only:  # without a gradient, nothing moves: no momentum, no decay
+            for parameter in self.held:
+                parameter.grad = None
+
+    def _head_steps(self) -> float:
+        total = float(self.trainer.estimated_stepping_batches)
+        return self.head_first * total if isinstance(self.head_first, float) else self.head_first
 
     def on_train_epoch_end(self) -> None:
         self.flush()
@@ -158,6 +191,8 @@ class Task(LightningModule, ABC):
             lr=settings["lr"],
             weight_decay=settings.get("weight_decay", 0.0),
             backbone_lr_factor=self.backbone_lr_factor,
+            layer_decay=self.layer_decay,
+            depths=depths(self.model.backbone, fine=True) if self.layer_decay != 1 else None,
             decay_norm_and_bias=self.decay_norm_and_bias,
         )
         optimizer = self.make_optimizer(groups)
@@ -204,43 +239,3 @@ class Task(LightningModule, ABC):
             {name: torch.tensor(value, dtype=torch.float64) for name, value in row.items()}, logger=False
         )
         self._write(row)
-
-
-class Classification(Task):
-    """One class an image (``target=label``), or any number of them (``labels``)."""
-
-    def __init__(self, *, label_smoothing: float = 0.0, **task: Any):
-        super().__init__(**task)
-        self.label_smoothing = label_smoothing
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits ``[B, classes]``."""
-        return self.model(images)
-
-    def compare(self, answer: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        if self.target == "labels":
-            return {"loss": binary_cross_entropy(answer, targets)}
-        return {"loss": cross_entropy(answer, targets, smoothing=self.label_smoothing)}
-
-
-class Segmentation(Classification):
-    """A class for every pixel: ``predict`` gives logits ``[B, classes, H, W]``, at the images' size."""
-
-    def decide(self, answer: Tensor) -> Tensor:
-        """Classes int64 ``[B, H, W]``."""
-        return answer.argmax(1)
-
-
-class Detection(Task):
-    """Boxes with classes. The model knows its own losses, and has none outside training."""
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        images, targets, _ = batch
-        return self.model(images, targets)
-
-    def predict(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """Per image ``boxes`` float ``[N, 4]`` in its pixels, ``scores``, ``labels``."""
-        return self.model(images)
-
-    def compare(self, answer: Any, targets: Any) -> dict[str, Tensor]:
-        return {}

@@ -1,0 +1,90 @@
+"""A finished run's parts, with the weights of its best checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from paribus import results
+from paribus.checks import check
+from paribus.config import ConfigError, Parts, TrainConfig, build
+from paribus.train import CHECKPOINT
+
+
+def run_config(folder: str | Path) -> tuple[Path, TrainConfig]:
+    """The folder and the checked config of a run; ConfigError where there is none to load."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigError(f"run={folder}: no such folder; a run folder looks like runs/<name>/<job>")
+    if not (path / "config.yaml").is_file():
+        inside = sorted(p.parent.name for p in path.glob("*/config.yaml"))
+        hint = f"; it holds runs: {', '.join(inside[:5])}" if inside else ""
+        raise ConfigError(f"run={folder}: no config.yaml there, so it is no run folder{hint}")
+    stored = OmegaConf.load(path / "config.yaml")
+    try:
+        return path, check(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ConfigError(f"{path / 'config.yaml'} was written for another Paribus:\n{error}") from None
+
+
+def one_device(config: TrainConfig, accelerator: str) -> None:
+    """Judging goes on in one process: which device trained the run is no matter."""
+    trainer = config.trainer
+    trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy = accelerator, 1, 1, "auto"
+    trainer.accumulate = 1
+    if accelerator == "cpu" and trainer.precision == "16-mixed":
+        trainer.precision = "bf16-mixed"
+
+
+def without_data_set(folder: Path, config: TrainConfig) -> None:
+    """A finished run says its classes itself: its data set, which may be elsewhere by now, is not opened."""
+    known = results.Run.read(folder).result
+    if "classes" in known:
+        config.data["reader"] = {
+            "_target_": "paribus.data.samples.Known",
+            "target": config.task["target"],
+            "classes": known["classes"],
+            "palette": known["palette"],
+        }
+
+
+def restored(folder: Path, config: TrainConfig) -> Parts:
+    """The parts of a run with the weights of its best checkpoint."""
+    from paribus.device import check_device, set_threads
+
+    checkpoint = folder / CHECKPOINT
+    if not checkpoint.is_file():
+        raise ConfigError(f"{checkpoint} is missing: the run has not finished an epoch; train it first")
+    set_threads(config.trainer)
+    import torch
+
+    check_device(config.trainer)
+    for key in ("pretrained", "weights"):  # the checkpoint holds every weight
+        if key in config.backbone:
+            config.backbone[key] = False if key == "pretrained" else None
+    if config.task.get("teacher"):  # it has taught
+        config.task["teacher"] = None
+    parts = build(config)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    parts.task.load_state_dict(state["state_dict"])
+    return parts
+
+
+def teacher_model(path: str, data: Any) -> Any:
+    """The model of a finished run, to be distilled on ``data``: of the same classes, normalized alike."""
+    try:
+        folder, config = run_config(path)
+        without_data_set(folder, config)
+        one_device(config, "cpu")  # what it was trained on is no matter, and the student says the threads
+        config.trainer.threads = None
+        known = restored(folder, config)
+    except ConfigError as error:
+        raise ConfigError(f"task.teacher: {error}") from None
+    for key, there, here in (
+        ("reader.classes", list(known.data.classes), list(data.classes)),
+        ("mean", known.data.mean.tolist(), data.mean.tolist()),
+        ("std", known.data.scale.tolist(), data.scale.tolist()),
+    ):
+        if there != here:
+            raise ConfigError(f"task.teacher={path} was trained with another data.{key}: {there}, not {here}")
+    return known.task.model

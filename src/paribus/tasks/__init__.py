@@ -1,0 +1,8 @@
+"""How models are trained and judged: a base class and three tasks."""
+
+from paribus.tasks.base import Batch, DivergedError, Task
+from paribus.tasks.classification import Classification
+from paribus.tasks.detection import Detection
+from paribus.tasks.segmentation import Segmentation
+
+__all__ = ["Batch", "Classification", "Detection", "DivergedError", "Segmentation", "Task"]

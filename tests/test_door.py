@@ -1,0 +1,53 @@
+"""Paths on the command line as they are: Hydra would read = , and [ in them."""
+
+import pytest
+
+from paribus.door import quoted
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    for name in ("a/seed=0", "a/k=[3,5],seed=1", "b", "c", "3"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("run=a/seed=0", "run='a/seed=0'"),
+        ("run=a/seed=*", "run='a/seed=*'"),
+        ("run=[a/seed=0,b]", "run=['a/seed=0','b']"),
+        ("run=[b, a/k=[3,5],seed=1]", "run=['b','a/k=[3,5],seed=1']"),
+        ("run=[a/k=[3,5],seed=1,a/seed=0]", "run=['a/k=[3,5],seed=1','a/seed=0']"),
+        ("run=[a/seed=*,b]", "run=['a/seed=*','b']"),
+        ("images=[a/seed=0]", "images=['a/seed=0']"),
+    ],
+)
+def test_paths_are_quoted(here, given, taken):
+    assert quoted(given) == taken
+
+
+@pytest.mark.parametrize("value", ["a/seed=5", "[a/seed=0,nowhere/seed=1]", "a/seed=0,a/seed=5"])
+def test_a_run_that_leads_nowhere_is_quoted_whole(here, value):
+    """So that it is called no folder; Hydra would say `mismatched input '='`."""
+    assert quoted(f"run={value}") == f"run='{value}'"
+    assert quoted(f"key={value}") == f"key={value}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "run=b",
+        "run=[b,c]",  # a list to Hydra already
+        "data.size=[3,5]",  # no glob, though there is a folder 3
+        "run=['a/seed=0',b]",
+        "run=[b,nowhere]",
+        "run=[]",
+        "run=",
+        "seed=0,1",
+        "--help",
+    ],
+)
+def test_all_else_is_left_alone(here, given):
+    assert quoted(given) == given
