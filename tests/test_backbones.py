@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 from timm.layers import DropPath
 
-from paribus.models.backbones import dense
+from paribus.models.backbones import dense, depths
+from paribus.models.backbones.alexnet import AlexNet
 from paribus.models.backbones.convnet import ConvNet
+from paribus.models.backbones.resnet import ResNet
 from paribus.models.backbones.timm import Timm
 from paribus.models.classifier import Classifier
 from paribus.models.normalization import Norm
@@ -257,3 +259,60 @@ def test_convnet_refuses_images_without_quarters():
 def test_convnet_refuses_to_be_empty():
     with pytest.raises(ValueError, match=r"channels=\[\]"):
         ConvNet(channels=[])
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_ours_and_timms_are_as_deep(fine):
+    """The same network in two libraries: the same parameters at each depth, the stem's first."""
+
+    def sizes(backbone):
+        place = depths(backbone, fine)
+        assert place.keys() == {name for name, _ in backbone.named_parameters()}
+        groups = {}
+        for name, parameter in backbone.named_parameters():
+            groups[place[name]] = groups.get(place[name], 0) + parameter.numel()
+        return groups
+
+    ours = sizes(ResNet(depth=18))
+    assert ours == sizes(Timm(name="resnet18"))
+    assert sorted(ours) == list(range(9 if fine else 5))
+
+
+def test_what_follows_the_last_map_is_as_deep_as_it():
+    place = depths(AlexNet())
+    assert place["fc.2.weight"] == max(place.values())
+    assert place["stages.0.0.0.weight"] == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"activation": "swish"},
+            "backbone.name=test_resnet: backbone.activation=swish: there is no activation",
+        ),
+        ({"init": "lecun"}, "backbone.name=test_resnet: backbone.init=lecun: default, he, xavier"),
+        ({"init": "he", "pretrained": True}, "backbone.init=he would draw pretrained weights anew"),
+    ],
+)
+def test_knobs_of_timms_that_cannot_be(keys, message, monkeypatch):
+    make = timm.create_model
+    monkeypatch.setattr("timm.create_model", lambda name, pretrained, **keys: make(name, **keys))
+    with pytest.raises(ValueError, match=message):
+        Timm(name="test_resnet", **keys)
+
+
+def test_dropout_of_timms_is_its_own():
+    backbone = Timm(name="test_resnet", dropout=0.5).train()
+    torch.nn.Module.apply(backbone, lambda m: m.eval() if isinstance(m, torch.nn.BatchNorm2d) else None)
+    x = torch.randn(1, 3, 64, 64)
+    assert not torch.equal(backbone.embed(x), backbone.embed(x))
+    assert torch.equal(backbone.eval().embed(x), backbone.embed(x))
+
+
+def test_weights_in_order_leave_out_learned_slopes(tmp_path):
+    file = tmp_path / "resnet18.pth"
+    torch.save(timm.create_model("resnet18").state_dict(), file)
+    network = ResNet(depth=18, activation="prelu", weights=str(file))
+    slopes = [m.weight.item() for m in network.modules() if isinstance(m, torch.nn.PReLU)]
+    assert slopes == [0.25] * 17

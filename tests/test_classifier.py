@@ -6,7 +6,10 @@ import torch
 import torchvision
 
 from paribus.models.backbones.convnet import ConvNet
+from paribus.models.backbones.googlenet import GoogLeNet
+from paribus.models.backbones.resnet import ResNet
 from paribus.models.backbones.timm import Timm
+from paribus.models.backbones.vgg import VGG
 from paribus.models.classifier import Classifier
 
 FAMILIES = [
@@ -94,3 +97,58 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "backbone", [lambda: Timm(name="vgg11"), lambda: VGG(configuration="A", hidden=[32, 16])]
+)
+def test_global_average_pooling_instead_of_fully_connected_layers(backbone):
+    """Lin et al. 2014: one override, and of the network only its fully connected layers go."""
+    own = Classifier(backbone=backbone(), num_classes=5)
+    average = Classifier(backbone=backbone(), num_classes=5, head="average")
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(average(x), average.head(average.backbone(x)[-1].mean((2, 3))))
+    convolutions = 9_220_480
+    assert sum(p.numel() for p in average.parameters()) == convolutions + 512 * 5 + 5
+    assert sum(p.numel() for p in own.parameters()) > convolutions + 512 * 49 * 32
+    average(x).sum().backward()
+    assert all(p.grad is not None for p in average.parameters())
+
+
+def test_fully_connected_layers_on_any_backbone():
+    model = Classifier(
+        backbone=ResNet(depth=18), num_classes=5, head="fully_connected", hidden=[64, 32], grid=2, dropout=0.5
+    ).eval()
+    count = sum(p.numel() for p in model.parameters())
+    assert count == 11_689_512 - 513_000 + (512 * 4 * 64 + 64) + (64 * 32 + 32) + (32 * 5 + 5)
+    x = torch.randn(2, 3, 64, 64)  # a map of 2 x 2 cells
+    first, second = (m for m in model.fully_connected if isinstance(m, torch.nn.Linear))
+    with torch.no_grad():
+        features = second(first(model.backbone(x)[-1].flatten(1)).relu()).relu()
+        torch.testing.assert_close(model(x), model.head(features))
+    assert model(torch.randn(2, 3, 128, 96)).shape == (2, 5)
+
+
+def test_auxiliary_classifiers_are_of_training_only():
+    torch.manual_seed(0)
+    model = Classifier(backbone=GoogLeNet(norm="none"), num_classes=7, auxiliary=True)
+    x = torch.randn(2, 3, 96, 96)
+    logits, first, second = model.train()(x)
+    assert logits.shape == first.shape == second.shape == (2, 7)
+    (logits.sum() + first.sum() + second.sum()).backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+    with torch.no_grad():
+        alone = Classifier(backbone=model.backbone, num_classes=7)
+        alone.head = model.head
+        torch.testing.assert_close(model.eval()(x), alone.eval()(x))
+
+
+def test_auxiliary_classifiers_have_the_published_parameters():
+    with torch.device("meta"):
+        model = Classifier(backbone=GoogLeNet(norm="batch", kernel=3), num_classes=1000, auxiliary=True)
+    assert sum(p.numel() for p in model.parameters()) == 13_004_888
+
+
+def test_auxiliary_classifiers_need_places():
+    with pytest.raises(ValueError, match=r"model.auxiliary: ResNet has no places .*model.auxiliary=false"):
+        Classifier(backbone=ResNet(depth=18), num_classes=2, auxiliary=True)

@@ -1,8 +1,10 @@
 """Paths on the command line as they are: Hydra would read = , and [ in them."""
 
+import sys
+
 import pytest
 
-from paribus.door import quoted
+from paribus.door import door, quoted
 
 
 @pytest.fixture
@@ -28,11 +30,35 @@ def test_paths_are_quoted(here, given, taken):
     assert quoted(given) == taken
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("backbone.init=normal(0.01)", "backbone.init='normal(0.01)'"),
+        ("backbone.init=he,normal(0.01),normal(1e-3)", "backbone.init=he,'normal(0.01)','normal(1e-3)'"),
+        ("backbone.init='normal(0.01)'", "backbone.init='normal(0.01)'"),
+    ],
+)
+def test_a_distribution_is_no_call(here, given, taken):
+    assert quoted(given) == taken
+
+
 @pytest.mark.parametrize("value", ["a/seed=5", "[a/seed=0,nowhere/seed=1]", "a/seed=0,a/seed=5"])
 def test_a_run_that_leads_nowhere_is_quoted_whole(here, value):
     """So that it is called no folder; Hydra would say `mismatched input '='`."""
     assert quoted(f"run={value}") == f"run='{value}'"
     assert quoted(f"key={value}") == f"key={value}"
+
+
+def test_weights_that_lead_nowhere_are_quoted(here):
+    assert quoted("backbone.weights=a/seed=5") == "backbone.weights='a/seed=5'"
+    assert quoted("task.teacher=a/seed=5") == "task.teacher='a/seed=5'"
+
+
+def test_a_sweep_is_asked_for_anywhere_among_the_overrides(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "a=1", "-m", "b=1,2"])
+    seen = []
+    door(lambda: seen.extend(sys.argv))
+    assert seen == ["train.py", "-m", "a=1", "b=1,2"]
 
 
 @pytest.mark.parametrize(

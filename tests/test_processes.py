@@ -10,6 +10,7 @@ def test_two_processes_equal_one(tmp_path):
     common = [
         *SMALL,
         "backbone.norm=group",
+        "task.head_first=3",
         "trainer.log_every=1",
     ]  # 33 val and 35 test samples: neither divides by 2
     succeeded(script("train", *common, "name=one", cwd=tmp_path))

@@ -1,6 +1,7 @@
 """One run, in this process: what it writes, what it repeats, skips, refuses and records."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from command_line import SMALL
 from composing import composed
 from paribus.config import ConfigError
+from paribus.restore import restored, run_config
 from paribus.results import Run, curves
 from paribus.train import run
 
@@ -133,6 +135,59 @@ def test_a_frozen_backbone_does_not_move(tmp_path):
     assert backbone
     assert all(torch.equal(a[key], b[key]) for key in backbone)  # running statistics among them
     assert not torch.equal(a["model.head.weight"], b["model.head.weight"])
+
+
+def test_a_run_teaches_another(tmp_path):
+    """The teacher's answers are learned, and its folder is not needed once they are."""
+    train(tmp_path / "teacher", "trainer.max_epochs=1")
+    teach = [f"task.teacher={tmp_path / 'teacher'}", "backbone.channels=[4, 8]"]
+    student = train(tmp_path / "student", *teach)
+    rows = curves(student)
+    assert {"train/distillation", "train/cross_entropy", "train/loss"} <= set(rows)
+    for (_, _, whole), (_, _, one), (_, _, other) in zip(
+        *(rows[f"train/{name}"] for name in ("loss", "distillation", "cross_entropy")), strict=True
+    ):
+        assert whole == pytest.approx(one + other, rel=1e-5)
+    assert not any("teacher" in key for key in weights(tmp_path / "student"))
+    shutil.rmtree(tmp_path / "teacher")
+    folder, config = run_config(tmp_path / "student")
+    restored(folder, config)
+    with pytest.raises(ConfigError, match=r"task.teacher: run=.*teacher: no such folder"):
+        train(tmp_path / "other", *teach)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.reader.digits=[1, 1]", None),
+        ("data.mean=[0.5, 0.5, 0.5]", r"was trained with another data.mean: \["),
+    ],
+)
+def test_a_teacher_of_other_data(tmp_path, override, message):
+    train(tmp_path / "teacher", "trainer.max_steps=1")
+    teach = ["trainer.max_steps=1", f"task.teacher={tmp_path / 'teacher'}", override]
+    if message is None:
+        assert train(tmp_path / "student", *teach).status == "done"
+        return
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path / "student", *teach)
+
+
+def test_mixtures_train_and_repeat(tmp_path):
+    mixed = ["task.mixup=0.2", "task.cutmix=1.0", "trainer.max_epochs=1"]
+    train(tmp_path / "a", *mixed)
+    train(tmp_path / "b", *mixed)
+    train(tmp_path / "c", "trainer.max_epochs=1")
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+def test_auxiliary_classifiers_train(tmp_path):
+    small = ["backbone=googlenet_2014", "model.auxiliary=true", "data.size=[64, 64]", "trainer.max_steps=2"]
+    overrides = [o for o in SMALL if not o.startswith("backbone")]
+    run(composed(*overrides, *small), tmp_path / "run", in_sweep=True)
+    assert {"train/auxiliary", "train/cross_entropy"} <= set(curves(Run.read(tmp_path / "run")))
 
 
 def test_early_stopping(tmp_path):

@@ -7,6 +7,7 @@ under the others. (Hydra calls ``on_multirun_end`` only if no job failed: hence 
 import json
 import logging
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -92,12 +93,17 @@ def _ask(config: DictConfig) -> None:
     question: Any = OmegaConf.to_container(config.ablation, resolve=True)
     levels = {**question["factors"], "seed": question["seeds"]}
     params = {
-        key: ",".join(v if isinstance(v, str) else json.dumps(v) for v in values)
-        for key, values in levels.items()
-        if key not in given
+        key: ",".join(_level(value) for value in values) for key, values in levels.items() if key not in given
     }
     with flag_override(config, ["readonly", "struct"], [False, False]):
         config.hydra.sweeper.params = params
+
+
+def _level(value: Any) -> str:
+    """As Hydra's grammar has it: a word as it is, any other text in quotes (``normal(0.01)``)."""
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[\w./-]+", value) else f"'{value}'"
+    return json.dumps(value)
 
 
 def _count(config: DictConfig) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -101,6 +102,25 @@ class Grid(nn.AdaptiveAvgPool2d):
         if tuple(x.shape[-2:]) == (self.output_size, self.output_size):
             return x
         return global_average(x)[..., None, None] if self.output_size == 1 else super().forward(x)
+
+
+class Rescale(nn.Module):
+    """From pixels less ImageNet's mean, by its deviation, to pixels less 0.5, by 0.5. Into the first convolution
+    it cannot be folded: the border that this pads with zeros is grey after, and was the mean before.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        scale, shift = [s / 0.5 for s in std], [(m - 0.5) / 0.5 for m in mean]
+        self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
+        self.register_buffer("shift", torch.tensor(shift)[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

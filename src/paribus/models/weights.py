@@ -63,7 +63,7 @@ def load_weights(
     Raises ValueError, and loads nothing, if any name is missing, unexpected or of another shape.
     """
     content, own = read_weights(path), module.state_dict()
-    slopes = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.PReLU)}
+    learned_slopes = slopes(module)
     inside = [{k.removeprefix(p): v for k, v in content.items() if k.startswith(p)} for p in prefixes]
     found = max(inside, key=lambda tensors: len(tensors.keys() & own.keys()))
     left_out = tuple(f"{name}." for name in ignore)
@@ -75,7 +75,9 @@ def load_weights(
     problems = {
         # The number of batches seen is bookkeeping, which old files lack.
         "missing in the file": [
-            k for k in own if k not in found and k not in slopes and not k.endswith("num_batches_tracked")
+            k
+            for k in own
+            if k not in found and k not in learned_slopes and not k.endswith("num_batches_tracked")
         ],
         "unexpected in the file": [k for k in found if k not in own],
         "of another shape": [
@@ -100,7 +102,12 @@ def in_order(module: nn.Module, content: dict[str, Tensor]) -> dict[str, Tensor]
 
     A convolution over a whole map and a linear layer on it flattened have the same numbers in the same order.
     """
-    own = [(k, v) for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")]
+    left_out = slopes(module)
+    own = [
+        (k, v)
+        for k, v in module.state_dict().items()
+        if not k.endswith("num_batches_tracked") and k not in left_out
+    ]
     theirs = [v for k, v in content.items() if not k.endswith("num_batches_tracked")]
     pairs = list(zip(own, theirs, strict=False))
     if len(pairs) < len(own) or any(
@@ -108,6 +115,11 @@ def in_order(module: nn.Module, content: dict[str, Tensor]) -> dict[str, Tensor]
     ):
         return None
     return {name: value.reshape(mine.shape) for (name, mine), value in pairs}
+
+
+def slopes(module: nn.Module) -> set[str]:
+    """The names of the learned slopes (PReLU), which files of the same network with another activation lack."""
+    return {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.PReLU)}
 
 
 def load_published(module: nn.Module, source: str) -> None:
