@@ -20,6 +20,8 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     # An ablation is a sweep, and says so itself; but Hydra refuses `seed=0,1` before it reads that.
-    if any(argument.startswith("ablation=") for argument in sys.argv) and "-m" not in sys.argv:
+    # Not beside flags that show something instead (--cfg job), which exclude it.
+    flags = any(argument.startswith("-") for argument in sys.argv[1:])
+    if any(argument.startswith("ablation=") for argument in sys.argv) and not flags:
         sys.argv.append("-m")
     door(main)
