@@ -8,11 +8,11 @@ from torchvision.models import alexnet
 
 from composing import composed
 from paribus.checks import ConfigError, check
-from paribus.complexity import count
 from paribus.models.backbones import dense
 from paribus.models.backbones.alexnet import AlexNet
 from paribus.models.classifier import Classifier
 from paribus.models.weights import in_order
+from paribus.profile.complexity import count
 
 
 def on_meta(**keys):

@@ -30,7 +30,7 @@ BAD = {
     "+sed=1": r"`sed` \(override \+sed=1\) is no key, nearest: 'seed'",
     "optimizer.momentum=0.9": r"`optimizer\.momentum` is no key.*valid keys of `optimizer`: lr",
     "+optimizer.weight_decy=0.1": r"AdamW has no parameter 'weight_decy', nearest: 'weight_decay'",
-    "++model.dropot=0.1": r"Classifier has no parameter 'dropot', nearest: 'dropout'; valid: dropout",
+    "++model.dropot=0.1": r"Classifier has no parameter 'dropot', nearest: 'dropout'; valid: .*dropout",
     "+data.reader.sed=1": r"DigitScenes has no parameter 'sed', nearest: 'seed'",
     "+scheduler.warm_up=5": r"Cosine has no parameter 'warm_up', nearest: 'warmup'",
     "+task.monitr=x": r"Classification has no parameter 'monitr', nearest: 'monitor'",

@@ -31,7 +31,7 @@ def test_every_option_composes_and_every_key_is_read(group, option):
 
 
 def test_every_root_composes():
-    for root in ("evaluate", "predict", "report"):
+    for root in ("evaluate", "predict", "profile", "report"):
         composed(root=root)
 
 

@@ -6,10 +6,10 @@ import torch
 import torchvision
 from torch import nn
 
-from paribus.complexity import count
 from paribus.models.backbones.densenet import DenseNet
 from paribus.models.classifier import Classifier
 from paribus.models.weights import in_order
+from paribus.profile.complexity import count
 
 
 def counted(num_classes=1000, size=224, **keys):

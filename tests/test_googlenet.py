@@ -8,11 +8,11 @@ import torch
 import torchvision
 
 from composing import composed
-from paribus.complexity import count, layers
 from paribus.models.backbones.googlenet import GoogLeNet
 from paribus.models.classifier import Classifier
 from paribus.models.normalization import LocalResponseNorm, Norm
 from paribus.models.weights import in_order
+from paribus.profile.complexity import count, layers
 
 PAPER = {"kernel": 5, "last_pool": 3}
 

@@ -10,7 +10,18 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "paribus"
 FILES = sorted(SOURCE.rglob("*.py"))
 APART = {"data", "models", "losses", "metrics", "optimizers"}
-KNOW_HYDRA = {"config", "checks", "door", "sweep", "train", "evaluate", "predict", "profile", "restore"}
+KNOW_HYDRA = {
+    "config",
+    "checks",
+    "origins",
+    "door",
+    "sweep",
+    "train",
+    "evaluate",
+    "predict",
+    "profile",
+    "restore",
+}
 READERS_OF_RUNS = {"results", "statistics", "comparison", "figures", "report"}  # no torch, no lightning
 
 
@@ -48,7 +59,7 @@ def test_rooms_keep_apart(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "checks", "door", "sweep", "results", "signatures", "record", "device"]
+    "name", ["config", "checks", "origins", "door", "sweep", "results", "signatures", "record", "device"]
 )
 def test_nothing_heavy_before_it_is_needed(name):
     heavy = {"torch", "lightning", "timm", "torchvision", "albumentations", "wandb", "matplotlib", "scipy"}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from paribus.complexity import count
 from paribus.models.backbones import dense
 from paribus.models.backbones.lenet import LeNet
 from paribus.models.classifier import Classifier
+from paribus.profile.complexity import count
 
 
 def classifier(**keys):

@@ -6,12 +6,12 @@ from hydra.utils import instantiate
 from torch import nn
 
 from composing import composed
-from paribus.complexity import count
 from paribus.models.backbones import dense
 from paribus.models.backbones.mlp import MLP
 from paribus.models.classifier import Classifier
 from paribus.models.detection.retinanet import RetinaNet
 from paribus.models.segmentation.unet import UNet
+from paribus.profile.complexity import count
 
 
 def kinds(**keys):

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from composing import composed
-from paribus.complexity import count
 from paribus.models.backbones.mobilenet import MobileNet
 from paribus.models.classifier import Classifier
 from paribus.models.weights import in_order
+from paribus.profile.complexity import count
 
 
 def counted(**keys):

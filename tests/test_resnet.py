@@ -8,7 +8,7 @@ import torchvision
 from paribus.models.backbones.resnet import Block, ResNet, ZeroPad
 from paribus.models.classifier import Classifier
 from paribus.models.weights import in_order
-from paribus.complexity import count
+from paribus.profile.complexity import count
 
 
 def meta(classes=1000, **keys):

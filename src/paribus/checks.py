@@ -6,6 +6,7 @@ between groups. All are read as text: a wrong key costs half a second, not the i
 """
 
 import ast
+import copy
 import difflib
 import json
 import typing
@@ -15,7 +16,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, SCMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paribus.config import (
@@ -27,6 +28,7 @@ from paribus.config import (
     TrainConfig,
     TrainerConfig,
 )
+from paribus.origins import origin
 from paribus.signatures import Signature, TargetError, alias, signature
 
 # What the builder hands to each group's constructor, and a config therefore may not set.
@@ -37,6 +39,7 @@ SUPPLIED = {
     "optimizer": {"params"},
     "logger": {"folder", "config"},
 }
+UNSAID = "(not said)"  # in place of a value that is missing and not needed
 NEEDED = ("data", "backbone", "model", "task", "optimizer", "scheduler")
 # The kinds of target that the models and readers of a room can answer.
 ROOMS = {
@@ -50,6 +53,7 @@ ROOMS = {
     "paribus.data.detection.": ("boxes",),
     "paribus.tasks.Classification": ("label", "labels"),
     "paribus.tasks.Segmentation": ("mask",),
+    "paribus.tasks.Clustering": ("mask",),
     "paribus.tasks.Detection": ("boxes",),
 }
 TASKS = {"label": "classification", "labels": "multilabel", "mask": "segmentation", "boxes": "detection"}
@@ -62,7 +66,7 @@ def check(cfg: DictConfig) -> TrainConfig:
     Raises ConfigError with every fault at once, each with its origin, the nearest valid key and what
     would be valid. Reads source files only; neither torch nor any data is touched.
     """
-    config: TrainConfig = _objects(cfg, sorted(OmegaConf.missing_keys(cfg)))
+    config: TrainConfig = _objects(cfg)
     # So that the run folder can be judged from anywhere.
     paths = ((config.data.get("reader", {}), "root"), (config.backbone, "weights"), (config.task, "teacher"))
     for node, key in paths:
@@ -76,29 +80,33 @@ def check(cfg: DictConfig) -> TrainConfig:
 
 def check_profile(cfg: DictConfig) -> ProfileConfig:
     """As ``check``, for scripts/profile.py. It opens no data set: what one lacks yet is no fault."""
-    missing = [key for key in OmegaConf.missing_keys(cfg) if not key.startswith(("data.", "task."))]
-    config: ProfileConfig = _objects(cfg, sorted(missing))
+    cfg = copy.deepcopy(cfg)
+    for key in OmegaConf.missing_keys(cfg):
+        if key.startswith(("data.", "task.")):
+            OmegaConf.update(cfg, key, UNSAID)
+    config: ProfileConfig = _objects(cfg)
     faults = _faults(cfg, config, ("backbone", "model", "task", "optimizer"))
     if "_target_" not in config.data:
-        faults += [f"`data.{key}`: choose an option first, data=..." for key in {*config.data} - {"channels", "size"}]
+        faults += [
+            f"`data.{key}`: choose an option first, data=..." for key in {*config.data} - {"channels", "size"}
+        ]
     faults = faults or _answers(config)
     if faults:
         raise ConfigError("\n".join(faults))
     return config
 
 
-def _objects(cfg: DictConfig, missing: list[str]) -> Any:
-    """The dataclasses that a config's schema names, every interpolation resolved; refused if keys miss."""
-    if missing:
+def _objects(cfg: DictConfig) -> Any:
+    """The dataclasses that a config's schema names, every interpolation resolved; refused if a value misses."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(
             "\n".join(
-                f"`{key}` has no value{_origin(key)}: set it on the command line, {key}=..."
-                for key in missing
+                f"`{key}` has no value{origin(key)}: set it on the command line, {key}=..." for key in missing
             )
         )
     try:
         OmegaConf.resolve(plain := OmegaConf.create(cfg))
-        return OmegaConf.to_container(plain, structured_config_mode=SCMode.INSTANTIATE)
+        return OmegaConf.to_object(plain)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{str(error).splitlines()[0]} (key `{error.full_key}`)") from None
 
@@ -129,7 +137,7 @@ def _unknown(cfg: DictConfig, root: Any) -> Iterator[str]:
         for key in node or ():
             if key not in valid:
                 where = f"{path}.{key!s}".lstrip(".")
-                yield f"`{where}`{_origin(where)} is no key{near(str(key), valid)}; valid: {', '.join(valid)}"
+                yield f"`{where}`{origin(where)} is no key{near(str(key), valid)}; valid: {', '.join(valid)}"
 
 
 def _targets(path: str, node: Any) -> Iterator[tuple[str, dict]]:
@@ -153,24 +161,24 @@ def _node_faults(path: str, node: dict) -> list[str]:
     try:
         known = signature(target)
     except TargetError as error:
-        return [f"`{path}._target_`{_origin(path)}: {error}"]
+        return [f"`{path}._target_`{origin(path)}: {error}"]
     faults = []
     for key, value in node.items():
         where = f"{path}.{key}"
         if key in ("_target_", "_partial_"):
             continue
         if key in supplied:
-            faults.append(f"`{where}`{_origin(where)} is set by Paribus itself: remove it")
+            faults.append(f"`{where}`{origin(where)} is set by Paribus itself: remove it")
         elif key not in known.parameters and not known.open:
             valid = [k for k in known.parameters if k not in supplied]
             faults.append(
-                f"`{where}`{_origin(where)}: {target} has no parameter '{key}'{near(key, valid)}; "
+                f"`{where}`{origin(where)}: {target} has no parameter '{key}'{near(key, valid)}; "
                 f"valid: {', '.join(valid)}"
             )
-        elif value != "???" and not (isinstance(value, dict) and "_target_" in value):
+        elif value != UNSAID and not (isinstance(value, dict) and "_target_" in value):
             fault = _type_fault(value, known, key)
             if fault:
-                faults.append(f"`{where}={value}`{_origin(where)}: {fault}")
+                faults.append(f"`{where}={value}`{origin(where)}: {fault}")
     for key, parameter in known.parameters.items():
         if parameter.required and key not in node and key not in supplied:
             faults.append(f"`{path}` lacks `{key}`, which {target} needs: {path}.{key}=...")
@@ -278,36 +286,3 @@ def near(key: str, valid: list[str]) -> str:
 
 def _options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml")) or ["?"]
-
-
-def _origin(path: str) -> str:
-    """Where a key comes from, as `` (conf/optimizer/sgd.yaml)`` or `` (override +a.b=1)``."""
-    if not HydraConfig.initialized():
-        return ""
-    hydra = HydraConfig.get()
-    key = path.replace("[", ".").replace("]", "")
-    for override in reversed(hydra.overrides.task):
-        name = override.lstrip("+~").split("=")[0]
-        chooses = name in hydra.runtime.choices  # an option of a group: its file is the origin
-        if not chooses and (key == name or key.startswith(name + ".") or name.startswith(key + ".")):
-            return f" (override {override})"
-    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-    for group in ("ablation", "experiment", key.split(".")[0]):  # the later in the defaults list wins
-        choice = hydra.runtime.choices.get(group)
-        inside = key if group in ("ablation", "experiment") else key.partition(".")[2]
-        for file in [folder / group / f"{choice}.yaml" for folder in folders]:
-            if file.is_file() and (not inside or _holds(OmegaConf.load(file), inside)):
-                return f" ({file.parents[1].name}/{group}/{file.name})"
-    return f" (conf/{hydra.job.config_name}.yaml)"
-
-
-def _holds(node: Any, path: str) -> bool:
-    """Whether a dotted path leads somewhere in a file; a value that is missing (???) is there too."""
-    for key in path.split("."):
-        if OmegaConf.is_list(node) and key.isdigit() and int(key) < len(node):
-            node = node._get_node(int(key))
-        elif OmegaConf.is_dict(node) and key in node._content:
-            node = node._get_node(key)
-        else:
-            return False
-    return True

@@ -24,7 +24,9 @@ def door(main: Callable[[], Any]) -> None:
     # Scripts are not for import, and scripts/profile.py would hide the standard library's, which torch imports.
     scripts = os.path.dirname(os.path.realpath(sys.argv[0]))
     sys.path[:] = [path for path in sys.path if os.path.realpath(path or os.curdir) != scripts]
-    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    # Between overrides Hydra's parser takes no flag.
+    flags = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
+    sys.argv[1:] = flags + [quoted(argument) for argument in sys.argv[1:] if argument not in flags]
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for news
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors and does not print them
@@ -43,8 +45,10 @@ def quoted(argument: str) -> str:
     """``run=runs/a/b=1,seed=0`` with its value quoted, if that is a path, and so each path of a list,
     ``run=[runs/a/b=1,seed=0,runs/c]``: Hydra reads = and , in them.
 
-    A ``run`` that leads nowhere is quoted too: then it is said to be no folder, and not to be no grammar.
+    A ``run``, ``weights`` or ``teacher`` that leads nowhere is quoted too: then it is said to be no folder, and not to be no grammar. And
+    ``backbone.init=he,normal(0.01)``, which to Hydra is a call.
     """
+    argument = re.sub(r"(?<=[=,])normal\([^()']*\)", r"'\g<0>'", argument)
     key, sign, value = argument.partition("=")
     if not sign or not SPECIAL.search(value) or "'" in value or '"' in value:
         return argument
@@ -57,7 +61,8 @@ def quoted(argument: str) -> str:
             listed = ",".join(f"'{path}'" for path in paths)
             return f"{key}=[{listed}]"
         return whole if key == "run" and "=" in value and not paths else argument
-    return whole if key == "run" or glob.glob(value) else argument
+    path = key == "run" or key.endswith((".weights", ".teacher"))
+    return whole if path or glob.glob(value) else argument
 
 
 def _paths(text: str) -> list[str] | None:

@@ -75,9 +75,10 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     import torch
     from lightning import seed_everything
 
+    from paribus.confusion import Confusion
     from paribus.examples import Examples
     from paribus.loggers import Csv
-    from paribus.profile import count
+    from paribus.profile.complexity import count
 
     start = time.perf_counter()
     quiet()
@@ -104,9 +105,9 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
             trainer.save_checkpoint(folder / CHECKPOINT)
         state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
         parts.task.load_state_dict(state["state_dict"])
-        examples = Examples(folder, parts.logger)
+        drawing = [Examples(folder, parts.logger), Confusion(folder)]
         splits = ("val", "test") if config.test else ("val",)
-        metrics = judge(parts, config.trainer, *splits, callbacks=[examples])
+        metrics = judge(parts, config.trainer, *splits, callbacks=drawing)
         parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
         found = {
             "metrics": metrics,
