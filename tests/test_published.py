@@ -1,11 +1,14 @@
+import multiprocessing
 import os
 import pickle
 
 import numpy as np
 import pytest
+from torchvision.datasets import cifar
 
 from paribus.data.published import Cifar, Mnist
 from paribus.data.samples import DataError
+from serving import serving
 from small_data import cifar10, mnist, picture
 
 
@@ -31,6 +34,31 @@ def test_cifar_root_may_be_the_folder_itself(tmp_path):
     assert len(reader.split("train")) == 100
     with pytest.raises(DataError, match=r"no 'val' split \(train, test\)"):
         reader.split("val")
+
+
+def _open_at_once(barrier, root):
+    barrier.wait()
+    assert len(Cifar(root=str(root), split={}, download=True).split("train")) == 100
+
+
+@pytest.mark.parametrize("place", [".", "cifar-10-batches-py"])
+def test_several_processes_fetch_cifar_once(tmp_path, monkeypatch, place):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    # The files' own checksums are those of the real ones; the archive's is checked all the same.
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: os.path.isfile(path))
+    with serving(tmp_path / "served") as server:
+        url, digest = server.archive(cifar10(tmp_path / "made"), "cifar-10-python")
+        monkeypatch.setattr(cifar.CIFAR10, "url", url)
+        monkeypatch.setattr(cifar.CIFAR10, "tgz_md5", digest)
+        context = multiprocessing.get_context("fork")
+        arguments = (context.Barrier(3), tmp_path / "data" / place)
+        processes = [context.Process(target=_open_at_once, args=arguments) for _ in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0, 0, 0]
+        assert server.asked == ["/cifar-10-python.tar.gz"]
 
 
 def test_cifar100_has_its_own_names(tmp_path):

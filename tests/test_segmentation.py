@@ -77,6 +77,53 @@ def test_voc_layout_with_palette_and_lists(tmp_path):
         reader.split("val")
 
 
+def test_the_first_mask_that_is_there(tmp_path):
+    mask_folders(tmp_path, splits=("train",), each=3)
+    for name, value in (("001", 1), ("002", 2), ("009", 0)):
+        save(tmp_path / "fine" / f"{name}.png", np.full((24, 32), value, np.uint8))
+    masks = ["fine/*.png", "{split}annot/*.png"]
+    split = MaskFolders(root=str(tmp_path), **{**CAMVID, "masks": masks}).split("train")
+    assert [np.unique(s.target).tolist() for s in split] == [[0, 1, 255], [1], [2]]
+    (tmp_path / "trainannot" / "000.png").unlink()
+    split = MaskFolders(root=str(tmp_path), **{**CAMVID, "masks": masks}).split("train")
+    assert [problem.file for problem in split.problems()] == ["fine/000.png"]
+
+
+def test_extra_images_are_each_there_once_and_never_judged(tmp_path):
+    for name in "abcdefg":
+        save(tmp_path / "images" / f"{name}.png", picture(0))
+        save(tmp_path / "masks" / f"{name}.png", np.zeros((24, 32), np.uint8))
+    for name, text in (("train", "b a"), ("val", "c"), ("test", "d"), ("more", "a c e"), ("rest", "e d f")):
+        (tmp_path / f"{name}.txt").write_text(text.replace(" ", "\n"))
+    options = {"images": "images/*.png", "masks": "masks/*.png", "lists": "{split}.txt", "classes": ["x"]}
+    reader = MaskFolders(root=str(tmp_path), extra=["more.txt", "rest.txt"], **options)
+    ids = {name: [item.image[7] for item in reader.split(name).items] for name in ("train", "val", "test")}
+    assert ids == {"train": ["b", "a", "e", "f"], "val": ["c"], "test": ["d"]}
+    assert [path.name for path in reader.split("train").files()[:3]] == ["train.txt", "more.txt", "rest.txt"]
+    assert [path.name for path in reader.split("val").files()[:2]] == ["val.txt", "c.png"]
+    # A part of train that is val's is not train's, whichever list it came from.
+    drawn = MaskFolders(
+        root=str(tmp_path), extra=["more.txt"], splits={"train": "train"}, split={"val": 0.5}, **options
+    )
+    parts = [{item.image[7] for item in drawn.split(name).items} for name in ("train", "val")]
+    assert (parts[0] & parts[1], parts[0] | parts[1]) == (set(), {"a", "b", "c", "e"})
+
+
+def test_labels_counted_from_another_number(tmp_path):
+    mask_folders(tmp_path, splits=("train",), each=1)
+    save(
+        tmp_path / "trainannot" / "000.png",
+        np.repeat([[0] * 8 + [1] * 8 + [2] * 16], 24, axis=0).astype("u1"),
+    )
+    options = {**CAMVID, "classes": ["a", "b"]}
+    reader = MaskFolders(root=str(tmp_path), first_label=1, ignore=[0], **options)
+    assert reader.split("train")[0].target[0].tolist() == [255] * 8 + [0] * 8 + [1] * 16
+    (problem,) = problems_of(tmp_path, classes=["a", "b"], first_label=1)
+    assert problem.what == "holds the value(s) 0, which are no label of the 2 classes"
+    save(tmp_path / "trainannot" / "000.png", np.repeat([[2] * 16 + [255] * 16], 24, axis=0).astype("u1"))
+    assert reader.split("train").problems() == []  # 255 is what is ignored, and 1 just does not occur
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -218,10 +265,18 @@ def test_messages_of_wrong_settings(tmp_path):
         ({"palette": [(0, 0, 0)]}, "1 colours for 3 classes"),
         ({"label_map": {4: 3}}, "4 -> 3, but the labels of 3 classes are 0 to 2"),
         ({"ignore": [-1]}, "a mask cannot hold -1"),
+        ({"masks": ["{split}annot/*.png", "{split}/*/*.png"]}, "must have no more `[*]`"),
+        (
+            {"label_map": {1: 0}, "first_label": 1},
+            "first_label=1: `label_map` numbers the classes; remove one",
+        ),
+        ({"download": True, "source": "Ask."}, "download=true: no `archives` say what to fetch. Ask."),
     ):
         with pytest.raises(ValueError, match=message):
             MaskFolders(root=str(tmp_path), **{**CAMVID, **changes})
     with pytest.raises(DataError, match=r"trian does not exist: make it, correct `data.reader.images`"):
         MaskFolders(root=str(tmp_path), **CAMVID, splits={"train": "trian"}).split("train")
+    with pytest.raises(DataError, match=r"more.txt does not exist"):
+        MaskFolders(root=str(tmp_path), **CAMVID, extra=["more.txt"]).split("train")
     with pytest.raises(DataError, match="'train' is empty"):
         MaskFolders(root=str(tmp_path), **{**CAMVID, "images": "{split}/*.jpg"}).split("train")

@@ -36,6 +36,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NOT_LEARNED = (
     "name", "job", "root", "experiment", "ablation", "logger", "hydra",
     "trainer.progress", "data.num_workers", "data.verify",
+    "data.reader.source", "data.reader.archives", "data.reader.download",
 )  # fmt: skip
 ABSENT = "(absent)"
 LONGEST_JOB_NAME = 120

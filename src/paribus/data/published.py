@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from paribus.data.download import one_at_a_time
 from paribus.data.samples import DataError, Problem, Sample
 from paribus.data.splits import Splits
 
@@ -99,7 +100,9 @@ class Cifar:
         if missing and download:
             from torchvision import datasets
 
-            (datasets.CIFAR10 if version == 10 else datasets.CIFAR100)(str(self.root), download=True)
+            with one_at_a_time(self.folder.parent):  # torchvision fetches only what is not there, whole
+                dataset = datasets.CIFAR10 if version == 10 else datasets.CIFAR100
+                dataset(str(self.folder.parent), download=True)
         elif missing:
             raise DataError(
                 f"CIFAR-{version} is not there: {self.folder.absolute()} lacks {', '.join(missing)}. "
@@ -182,7 +185,9 @@ class Mnist:
         if missing and download:
             from torchvision import datasets
 
-            (datasets.MNIST if version == "digits" else datasets.FashionMNIST)(str(self.root), download=True)
+            with one_at_a_time(self.root):
+                dataset = datasets.MNIST if version == "digits" else datasets.FashionMNIST
+                dataset(str(self.root), download=True)
         elif missing:
             raise DataError(
                 f"MNIST ({version}) is not there: {self.root.absolute()} lacks {', '.join(missing)}. "

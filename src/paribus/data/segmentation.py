@@ -1,25 +1,27 @@
 """Reader of semantic segmentation sets: an image and a mask of class numbers or colours for each."""
 
-import glob
-import re
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from paribus.data.download import fetch
 from paribus.data.files import (
-    SUFFIXES,
     FileSplit,
     SampleError,
     existing_root,
     read_image,
-    read_list,
     read_mask,
     wh,
 )
+from paribus.data.patterns import Stars, fill, folder, listed, present
 from paribus.data.samples import IGNORE, DataError, Sample
+from paribus.data.sbd import read_sbd_mask
 from paribus.data.splits import Splits
+
+log = logging.getLogger(__name__)
 
 _WRONG = 254  # what the tables below give for a value that is no class
 
@@ -44,17 +46,22 @@ class MaskFolders:
     any suffix  ``images/{split}/*.*``                      ``masks/{split}/*.png``
     ==========  ==========================================  ===============================================
 
-    A mask holds class numbers (8 or 16 bits, palette indices, 1 to 4 bits) or, where `palette` is given,
-    may hold colours. 255 is ignored. An image is turned by its EXIF orientation unless its mask has the
-    size of the unturned one. The target is uint8 ``[H, W]``.
+    A mask holds class numbers (8 or 16 bits, palette indices, 1 to 4 bits, or SBD's ``.mat``) or, where
+    `palette` is given, may hold colours. 255 is ignored. An image is turned by its EXIF orientation unless
+    its mask has the size of the unturned one. The target is uint8 ``[H, W]``.
 
+    masks: several patterns give an image the first mask that is there.
     lists: pattern of text files that name a split's images, one a line, as a path below the root, a
     file name, or what fills the stars, without spaces; a second word on the line (the mask's path in
     some sets) is not read. Without it every file that matches `images` is a sample.
+    extra: lists of more images for train; those that val or test holds are left out.
     classes: at most 254 names; the position is the label. palette: their colours.
     ignore: numbers in the files that become 255. label_map: number in the files -> label; a number that
-    is neither here nor in `ignore` is an error (default: the numbers are the labels).
+    is neither here nor in `ignore` is an error (default: the numbers are the labels, counted from
+    `first_label`).
     splits, split, split_seed: see `paribus.data.splits.Splits`.
+    source: where the set is to be had and what of it goes where, said when it is not there.
+    download: fetch what is not there of `archives`, see `paribus.data.download.fetch`.
 
     Raises:
         DataError: root, folder or list is missing, a split is empty.
@@ -67,23 +74,28 @@ class MaskFolders:
         *,
         root: str,
         images: str,
-        masks: str,
+        masks: str | list[str],
         classes: list[str],
         lists: str | None = None,
+        extra: list[str] | None = None,
         palette: list[tuple[int, int, int]] | None = None,
         ignore: list[int] | None = None,
         label_map: dict[int, int] | None = None,
+        first_label: int = 0,
         splits: dict[str, str] | None = None,
         split: dict[str, float] | None = None,
         split_seed: int = 0,
+        source: str | None = None,
+        archives: dict[str, tuple[str, str]] | None = None,
+        download: bool = False,
     ):
-        self.root = existing_root(root)
-        self.images, self.masks, self.lists = images, masks, lists
+        self.images, self.lists, self.extra = images, lists, list(extra or [])
+        self.masks = [masks] if isinstance(masks, str) else list(masks)
         self.classes = tuple(classes)
         self.palette = [(int(r), int(g), int(b)) for r, g, b in palette] if palette else None
         if "{split}" not in images + (lists or ""):
             splits = splits or {"train": ""}
-        if "**" in images or masks.count("*") > images.count("*"):
+        if "**" in images or max(mask.count("*") for mask in self.masks) > images.count("*"):
             raise ValueError(
                 f"data.reader.masks={masks!r} must have no more `*` than data.reader.images={images!r}, and "
                 "`**` is not known: a `*` matches one folder or a part of a name."
@@ -99,47 +111,84 @@ class MaskFolders:
             )
         self.splits = Splits(splits, split, split_seed)
         self.label_map, self.ignore = dict(label_map or {}), list(ignore or [])
+        self.first_label = first_label
+        if label_map and first_label:
+            raise ValueError(
+                f"data.reader.first_label={first_label}: `label_map` numbers the classes; remove one."
+            )
         self._table = self._labels()
         # Most two-class masks in the world are black and white, 0 and 255.
-        self._guards_255 = len(self.classes) == 2 and not label_map and IGNORE not in self.ignore
+        self._guards_255 = (
+            len(self.classes) == 2 and not label_map and not first_label and IGNORE not in self.ignore
+        )
+        self._source = source or ""
+        if download and not archives:
+            raise ValueError(
+                f"data.reader.download=true: no `archives` say what to fetch. {self._source}".strip()
+            )
+        if download:
+            fetch(Path(root).expanduser(), archives or {})
+        try:
+            self.root = existing_root(root)
+        except DataError as error:
+            raise DataError(f"{error}\n{self._expected(root)}") from None
 
     def split(self, name: str) -> FileSplit:
         items = self.splits.items(name, self._items, key=lambda item: item.image)
-        shared = []
-        if self.lists:
-            shared = [self.root / self.lists.replace("{split}", self.splits.source(name))]
+        part = self.splits.source(name)
+        lists = [self.lists.replace("{split}", part)] if self.lists else []
+        shared = [self.root / path for path in (*lists, *self._extra(part))]
         return FileSplit(root=self.root, items=items, read=self._read, sources=self._sources, shared=shared)
 
-    def _items(self, split: str) -> list[_Item]:
-        images, masks = (pattern.replace("{split}", split) for pattern in (self.images, self.masks))
-        if self.lists:
-            path = self.root / self.lists.replace("{split}", split)
-            lines = read_list(path)
-            found = [_stars(images, line.split()[0]) for line in lines]
-            unfit = [line for line, stars in zip(lines, found, strict=True) if stars is None]
-            if unfit:
+    def _items(self, part: str) -> list[_Item]:
+        """The samples of one of the set's own parts."""
+        images, *masks = (pattern.replace("{split}", part) for pattern in (self.images, *self.masks))
+        for key, pattern in (("images", images), *(("masks", mask) for mask in masks)):
+            path = self.root / folder(pattern)
+            if not path.is_dir():
                 raise DataError(
-                    f"{path}: {len(unfit)} line(s) do not name an image of `data.reader.images` ({images}), "
-                    f"the first is {unfit[0]!r}: write file names, or correct the pattern."
+                    f"The folder {path.absolute()} does not exist: make it, correct `data.reader.{key}`, or "
+                    f"say where {part!r} comes from with `data.reader.splits` or `data.reader.split`.\n"
+                    f"{self._expected(self.root)}"
                 )
-        else:
-            folder = self.root / images.split("*")[0].rpartition("/")[0]
-            if not folder.is_dir():
-                raise DataError(
-                    f"The folder {folder.absolute()} does not exist: make it, correct `data.reader.images`, "
-                    f"or say where {split!r} comes from with `data.reader.splits` or `data.reader.split`."
-                )
-            paths = self.root.glob("*".join(glob.escape(part) for part in images.split("*")))
-            names = sorted(
-                path.relative_to(self.root).as_posix()
-                for path in paths
-                if path.name[0] != "." and path.suffix.lower() in SUFFIXES
+        found = self._found(part)
+        if extra := self._extra(part):
+            more = dict.fromkeys(stars for path in extra for stars in listed(self.root / path, images))
+            others = set(self.splits.names.values()) - {part}
+            judged = {stars for other in others for stars in self._found(other)}
+            log.info(
+                "%s: %d images, of which %d are left out, as val or test holds them",
+                *(" ".join(extra), len(more), len(judged & more.keys())),
             )
-            found = [_stars(images, name) for name in names]
-        return [_Item(_fill(images, stars), _fill(masks, stars)) for stars in found if stars is not None]
+            known = judged.union(found)
+            found += [stars for stars in more if stars not in known]
+        return [_Item(fill(images, stars), self._mask(masks, stars)) for stars in found]
+
+    def _found(self, part: str) -> list[Stars]:
+        images = self.images.replace("{split}", part)
+        if self.lists:
+            return listed(self.root / self.lists.replace("{split}", part), images)
+        return present(self.root, images)
+
+    def _extra(self, part: str) -> list[str]:
+        return self.extra if part == self.splits.names.get("train") else []
+
+    def _mask(self, patterns: list[str], stars: Stars) -> str:
+        names = [fill(pattern, stars) for pattern in patterns]
+        if len(names) == 1:  # a look at every file takes seconds on some disks
+            return names[0]
+        return next((name for name in names if (self.root / name).is_file()), names[0])
+
+    def _expected(self, root: Path | str) -> str:
+        """What should lie below the root."""
+        parts = ",".join(dict.fromkeys(self.splits.names.values()))
+        parts = f"{{{parts}}}" if "," in parts else parts
+        patterns = [self.images, *self.masks, *([self.lists] if self.lists else []), *self.extra]
+        tree = "".join("\n  " + pattern.replace("{split}", parts) for pattern in patterns)
+        return f"Expected in {Path(root).expanduser().absolute()}:{tree}\n{self._source}".rstrip()
 
     def _read(self, item: _Item) -> Sample:
-        raw = read_mask(self.root / item.mask)
+        raw = (read_sbd_mask if item.mask.endswith(".mat") else read_mask)(self.root / item.mask)
         image = read_image(self.root / item.image, annotated=raw.shape[:2])
         if image.shape[:2] != raw.shape[:2]:
             raise SampleError(
@@ -192,7 +241,7 @@ class MaskFolders:
         """Label by stored value, uint8 ``[65536]``."""
         table = np.full(65536, _WRONG, np.uint8)
         table[IGNORE] = IGNORE
-        pairs = self.label_map or {label: label for label in range(len(self.classes))}
+        pairs = self.label_map or {self.first_label + label: label for label in range(len(self.classes))}
         for value, label in [*pairs.items(), *((value, IGNORE) for value in self.ignore)]:
             if not 0 <= int(value) < 65535:
                 raise ValueError(
@@ -205,24 +254,6 @@ class MaskFolders:
                 )
             table[int(value)] = label
         return table
-
-
-def _stars(pattern: str, name: str) -> tuple[str, ...] | None:
-    """What the stars of the pattern stand for, from a path, a file name, or the stars themselves."""
-    stars = pattern.count("*")
-    last = pattern.rpartition("/")[2]
-    for form, text in ((pattern, name.removeprefix("./")), (last, name.rpartition("/")[2])):
-        if form.count("*") == stars:
-            match = re.fullmatch("([^/]*)".join(map(re.escape, form.split("*"))), text)
-            if match:
-                return match.groups()
-    parts = tuple(name.split("/"))
-    return parts if len(parts) == stars else None
-
-
-def _fill(pattern: str, stars: tuple[str, ...]) -> str:
-    parts = pattern.split("*")
-    return parts[0] + "".join(star + part for star, part in zip(stars, parts[1:], strict=False))
 
 
 def _code(colours: np.ndarray) -> np.ndarray:
