@@ -5,17 +5,23 @@ import shutil
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 from torchvision.transforms.functional import ten_crop
 
 from command_line import script
 from composing import composed
 from paribus import evaluate
 from paribus.config import ConfigError
+from paribus.data.samples import Sample
 from paribus.door import quoted
 from paribus.losses import cross_entropy
 from paribus.metrics import ClassificationMetrics, MultilabelMetrics, SegmentationMetrics
 from paribus.restore import restored, run_config
 from paribus.results import Run, read_json
+from paribus.train import judge
+from paribus.train import run as run_training
+from paribus.windows import slide
+from small_data import mask_folders
 from test_train import TASKS, train
 
 
@@ -36,7 +42,7 @@ def test_training_and_evaluation_agree(tmp_path, kind, capsys):
         assert finite == {k: v for k, v in trained.metrics.items() if k.startswith(split) and v is not None}
         written = read_json(tmp_path / "run" / f"evaluation_{split}.json")
         assert written["split"] == split
-        assert not {"runs", "views", "scales", "resize"} & set(written)
+        assert not {"runs", "views", "scales", "resize", "window", "judge_at"} & set(written)
     assert "class" in capsys.readouterr().out
 
 
@@ -125,7 +131,8 @@ def test_ten_crops_are_cut_from_the_size_given(runs):
     assert written["runs"] == [str(folder)]
     assert read_json(folder / "evaluation_test.json")["metrics"] == plain
     assert pictures.stat().st_mtime_ns == drawn
-    assert (folder / "evaluation_test_ten_crop_40x44" / "figures" / "test_examples.png").is_file()
+    assert (folder / "figures" / "test_ten_crop_40x44_examples.png").is_file()
+    assert (folder / "figures" / "test_ten_crop_40x44_worst.png").is_file()
 
 
 def test_ten_crops_come_from_eight_sevenths_of_the_size(runs):
@@ -146,7 +153,7 @@ def test_flips_and_scales_of_masks(runs):
         answers = [model(images).softmax(1), model(images.flip(-1)).softmax(1).flip(-1)]
         metric.update(torch.stack(answers).mean(0).argmax(1), targets)
     assert judged(folder, "views=flip")["test/miou"] == pytest.approx(metric.compute()["miou"], abs=1e-6)
-    assert (folder / "evaluation_test_flip" / "figures" / "test_examples.png").is_file()
+    assert (folder / "figures" / "test_flip_examples.png").is_file()
 
 
 def test_an_ensemble_of_one_run_is_the_run(runs):
@@ -194,6 +201,141 @@ def test_a_members_data_set_is_not_opened(tmp_path, runs):
         judged(listed(first, tmp_path / "run"))
 
 
+# --- masks: windows, and the size of their files ---------------------------------------------------
+
+
+def test_masks_in_windows(runs):
+    folder, _ = runs("mask")
+    found = judged(folder, "window=[32,24]", "overlap=0.25")
+    written = read_json(folder / "evaluation_test_window32x24_overlap0.25.json")
+    assert (written["window"], written["overlap"], written["metrics"]) == ([32, 24], 0.25, found)
+    model, rows, classes = batches(folder)
+    metric = SegmentationMetrics(classes)
+    for images, targets in rows:
+        metric.update(slide(model, images, window=(32, 24), overlap=0.25).argmax(1), targets)
+    assert found["test/miou"] == pytest.approx(metric.compute()["miou"], abs=1e-6)
+    assert found["test/loss"] != pytest.approx(Run.read(folder).metrics["test/loss"], abs=1e-6)
+    both = judged(folder, "window=[32,24]", "overlap=0.25", "views=flip")
+    metric.reset()
+    for images, targets in rows:
+        flips = [slide(model, images.flip(f), window=(32, 24), overlap=0.25) for f in ((), (-1,))]
+        mean = mean_probability(flips[0], flips[1].flip(-1))
+        metric.update(mean.argmax(1), targets)
+    assert both["test/miou"] == pytest.approx(metric.compute()["miou"], abs=1e-6)
+
+
+def mean_probability(*logits: torch.Tensor) -> torch.Tensor:
+    return torch.stack([one.softmax(1) for one in logits]).mean(0)
+
+
+def test_training_validates_and_tests_in_windows(tmp_path):
+    trained = train(tmp_path / "run", *TASKS["mask"], *SHORT, "task.window=[32,24]")
+    plain = judged(tmp_path / "run")
+    assert plain == {name: v for name, v in trained.metrics.items() if name.startswith("test/")}
+    flipped = judged(tmp_path / "run", "views=flip")
+    assert judged(tmp_path / "run", "views=flip", "window=[32,24]") == flipped
+
+
+CLASSES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """A set whose val and test images are of four sizes; and a run on it, judged at them, for each fit."""
+    root = tmp_path_factory.mktemp("unequal")
+    for each, size in ((7, (24, 32)), (5, (30, 20)), (3, (41, 37)), (1, (16, 20))):
+        mask_folders(root / "set", splits=("val", "test"), each=each, size=size)
+    mask_folders(root / "set", splits=("train",), each=16)
+    common = ["data=mask_folders", f"data.reader.root={root / 'set'}", f"data.reader.classes={CLASSES}"]
+    common += ["data.reader.images='{split}/*.png'", "data.reader.masks='{split}annot/*.png'"]
+    common += ["task=segmentation", "model=unet", "model.decoder_channels=[16,8]", "backbone.channels=[8,16]"]
+    common += ["data.num_workers=0", "data.batch_size=4", "data.verify=false", "trainer.progress=false"]
+    common += ["data.size=[20,28]", "trainer.max_epochs=3"]
+    for fit in ("stretch", "pad"):
+        chosen = [f"data.fit={fit}", "data.judge_at=native"]
+        run_training(composed(*common, *chosen), root / fit, in_sweep=True)
+    return root
+
+
+def by_hand(root, fit, answered):
+    """Metrics of ``answered(model, image [1, C, H, W], size)`` against the masks as their files hold them."""
+    path, config = run_config(root / fit)
+    data, task, _ = restored(path, config)
+    split = data.reader.split("test")
+    metric, losses = SegmentationMetrics(CLASSES), []
+    model = task.model.eval()
+    with torch.inference_mode():
+        for i in range(len(split)):
+            image, mask, _ = split[i]
+            fitted = data.eval_transform(Sample(image, mask, ""), None).image
+            logits = answered(
+                lambda x: model(data.normalize(torch.from_numpy(x.copy()).permute(2, 0, 1)[None])),
+                image,
+                fitted,
+            )
+            target = torch.from_numpy(mask.astype("int64"))[None]
+            metric.update(logits.argmax(1), target)
+            losses.append(float(cross_entropy(logits, target)))
+    found = {f"test/{name}": value for name, value in metric.compute().items()}
+    return found | {"test/loss": sum(losses) / len(losses)}
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_masks_are_judged_as_their_files_hold_them(unequal, fit):
+    def answered(model, image, fitted):
+        height, width = image.shape[:2]
+        logits = model(fitted)
+        if fit == "pad":  # what was filled is cut off
+            ratio = min(20 / height, 28 / width)
+            logits = logits[..., : round(height * ratio), : round(width * ratio)]
+        return interpolate(logits, (height, width), mode="bilinear", antialias=True)
+
+    trained = Run.read(unequal / fit).metrics
+    expected = by_hand(unequal, fit, answered)
+    assert {name: trained[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    found = judged(unequal / fit, "batch_size=7")  # nothing depends on it but a network's last bits
+    assert found == pytest.approx({name: trained[name] for name in found}, abs=1e-5)
+    fitted = judged(unequal / fit, "judge_at=fitted")
+    assert fitted["test/miou"] != trained["test/miou"]
+    assert judged(unequal / fit, "judge_at=native") == {name: trained[name] for name in found}
+    pixels = read_json(unequal / fit / "evaluation_test_judged_native.json")["per_class"]["pixels"]
+    whole = sum((h - 1) * w for h, w in [(24, 32)] * 2 + [(30, 20)] * 2 + [(41, 37)] * 2 + [(16, 20)])
+    assert sum(pixels) == whole  # all but the first row of each, which is ignored
+
+
+@pytest.mark.parametrize("window", [None, (12, 16)])
+def test_images_at_their_own_sizes(unequal, window):
+    """None is resized, and none is padded to those of its batch."""
+
+    def answered(model, image, fitted):
+        if window is None:
+            return model(image)
+        height, width = image.shape[:2]
+        numbers = torch.arange(height * width).view(1, 1, height, width).float()  # which pixels, to cut
+
+        def part(places):
+            top, left = divmod(int(places[0, 0, 0, 0]), width)
+            return model(image[top : top + places.shape[2], left : left + places.shape[3]])
+
+        return slide(part, numbers, window=window, overlap=0.5)
+
+    expected = by_hand(unequal, "stretch", answered)
+    more = [f"window={list(window)}"] if window else []
+    found = judged(unequal / "stretch", "resize=native", "batch_size=4", *more)
+    assert found == pytest.approx(expected, abs=1e-5)
+    name = "evaluation_test_native" + ("_window12x16" if window else "")
+    assert read_json(unequal / "stretch" / f"{name}.json")["judge_at"] == "native"
+
+
+def test_masks_at_another_size(unequal):
+    found = judged(unequal / "stretch", "resize=[40,56]")
+    assert found != judged(unequal / "stretch")
+    config = run_config(unequal / "stretch")[1]
+    config.data["size"] = [40, 56]
+    parts = restored(unequal / "stretch", config)
+    assert found == judge(parts, config.trainer, "test")
+
+
 # --- refusals --------------------------------------------------------------------------------------
 
 
@@ -219,6 +361,17 @@ def test_bad_calls(tmp_path, overrides, message):
         ("label", ["views=ten_crop", "resize=[40,31]"], r"resize=\[40, 31\]: .* crops of \[32, 32\]"),
         ("label", ["views=ten_crop", "resize=[40]"], r"resize=\[40\]: \[height, width\]"),
         ("mask", ["views=ten_crop"], "views=ten_crop answers for an image, not for its pixels"),
+        ("label", ["views=ten_crop", "resize=native"], "resize=native: .* crops of \\[32, 32\\]"),
+        ("label", ["window=[8,8]"], r"window=\[8, 8\]: of masks, and this run answers with label"),
+        ("label", ["overlap=0.2"], r"overlap=0\.2: of masks, and this run answers with label"),
+        ("label", ["judge_at=native"], r"judge_at=native` is for masks, and `label` is judged"),
+        ("mask", ["judge_at=file"], "judge_at=file: fitted or native"),
+        ("mask", ["window=[48,64]"], r"window=\[48, 64\] holds the whole image, .* fitted to \[48, 48\]"),
+        ("mask", ["window=[8]"], r"task\.window=\[8\]: \[height, width\]"),
+        ("mask", ["window=[8,8]", "overlap=1"], r"task\.overlap=1\.0: the share of a window"),
+        ("mask", ["overlap=0.2"], r"overlap=0\.2 is that of windows: window="),
+        ("mask", ["resize=[8]"], r"resize=\[8\]: \[height, width\] in pixels, or native"),
+        ("mask", ["resize=own"], r"resize=own: \[height, width\] in pixels, or native"),
     ],
 )
 def test_views_that_cannot_be(runs, kind, overrides, message):

@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from paribus.profile import measure as room
 from paribus.models.backbones.convnet import ConvNet
 from paribus.models.classifier import Classifier
 from paribus.models.detection.retinanet import RetinaNet
+from paribus.profile import measure as room
 from paribus.profile.footprint import footprint, total_bytes
 from paribus.profile.measure import measure
 

@@ -104,18 +104,23 @@ def test_half_precision_logits_are_taken():
 def segmentation_oracle(prediction, target, classes, ignore=255):
     prediction, target = prediction.numpy(), target.numpy()
     kept = target != ignore
-    ious, accuracies = [], []
+    columns = {"iou": [], "accuracy": [], "precision": [], "pixels": []}
     for c in range(classes):
         true, found = (target == c) & kept, (prediction == c) & kept
         union, inside = (true | found).sum(), (true & found).sum()
-        ious.append(float(inside / union) if union else math.nan)
-        accuracies.append(float(inside / true.sum()) if true.any() else math.nan)
-    scalars = {
-        "pixel_accuracy": float((prediction == target)[kept].mean()),
-        "class_accuracy": float(np.nanmean(accuracies)),
-        "miou": float(np.nanmean(ious)),
-    }
-    return scalars, ious, accuracies
+        for name, whole in (("iou", union), ("accuracy", true.sum()), ("precision", found.sum())):
+            columns[name].append(float(inside / whole) if whole else math.nan)
+        columns["pixels"].append(int(true.sum()))
+    scalars = dict.fromkeys(["accuracy", "accuracy_macro", "miou", "fwiou"], math.nan)
+    if kept.any():
+        share = np.array(columns["pixels"]) / kept.sum()
+        scalars = {
+            "accuracy": float((prediction == target)[kept].mean()),
+            "accuracy_macro": float(np.nanmean(columns["accuracy"])),
+            "miou": float(np.nanmean(columns["iou"])),
+            "fwiou": float(sum(w * iou for w, iou in zip(share, columns["iou"], strict=True) if w)),
+        }
+    return scalars, {"class": names(classes), **columns}
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
@@ -132,23 +137,38 @@ def test_segmentation_equals_numpy(dtype):
     metrics = SegmentationMetrics(names(21))
     for i in range(0, 6, 2):
         metrics.update(prediction[i : i + 2].to(dtype), target[i : i + 2].to(dtype))
-    scalars, ious, accuracies = segmentation_oracle(prediction, target, 21)
+    scalars, columns = segmentation_oracle(prediction, target, 21)
     assert same(metrics.compute(), scalars, 1e-14)
     table = metrics.per_class()
-    assert list(table) == ["class", "iou", "accuracy", "pixels"]
-    assert same(table["iou"], ious, 1e-14)
-    assert same(table["accuracy"], accuracies, 1e-14)
+    assert list(table) == ["class", "iou", "accuracy", "precision", "pixels"]
+    assert same(table, columns, 1e-14)
     assert math.isnan(table["iou"][4])
     assert table["iou"][7] == 0
     assert math.isnan(table["accuracy"][7])
     assert table["iou"][12] == 0
+    assert math.isnan(table["precision"][12])
     assert sum(table["pixels"]) == (target != 255).sum().item() == metrics.confusion.sum().item()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_images_that_are_all_ignored_count_for_nothing(classes):
+    generator = torch.Generator().manual_seed(classes)
+    prediction = torch.randint(classes, (7, 9, 8), generator=generator)
+    target = torch.randint(classes, (7, 9, 8), generator=generator)
+    target[torch.rand(7, 9, 8, generator=generator) < 0.3] = 255
+    target[[0, 3, 4]] = 255
+    metrics = SegmentationMetrics(names(classes))
+    for p, t in zip(prediction, target, strict=True):
+        metrics.update(p[None], t[None])
+    scalars, columns = segmentation_oracle(prediction, target, classes)
+    assert same(metrics.compute(), scalars, 1e-14)
+    assert same(metrics.per_class(), columns, 1e-14)
 
 
 def test_a_single_class_and_all_ignored():
     metrics = SegmentationMetrics(["everything"])
     metrics.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 4, 4, dtype=torch.long))
-    assert metrics.compute() == {"pixel_accuracy": 1.0, "class_accuracy": 1.0, "miou": 1.0}
+    assert metrics.compute() == {"accuracy": 1.0, "accuracy_macro": 1.0, "miou": 1.0, "fwiou": 1.0}
     metrics.reset()
     metrics.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.full((1, 4, 4), 255))
     assert all(math.isnan(value) for value in metrics.compute().values())
@@ -162,6 +182,116 @@ def test_mask_values_that_are_no_class_are_named():
         metrics.compute()
     with pytest.raises(ValueError, match="255 is ignored"):
         SegmentationMetrics(names(300))
+
+
+def contour_oracle(mask, target, label):
+    """The contour pixels of a class, as points: those with a judged neighbour of another class."""
+    height, width = mask.shape
+    points = []
+    for y in range(height):
+        for x in range(width):
+            around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+            inside = [(v, u) for v, u in around if 0 <= v < height and 0 <= u < width]
+            edge = any(mask[v, u] != label and target[v, u] != 255 for v, u in inside)
+            if mask[y, x] == label and target[y, x] != 255 and edge:
+                points.append((y, x))
+    return np.array(points).reshape(-1, 2)
+
+
+def boundary_f1_oracle(prediction, target, classes):
+    """Csurka et al. 2013 by its words, every pair of contour pixels measured: the set's, and each class's."""
+    images, by_class = [], [[] for _ in range(classes)]
+    for mask, truth in zip(prediction.numpy(), target.numpy(), strict=True):
+        tolerance, scores = 0.0075 * math.hypot(*mask.shape), []
+        for label in range(classes):
+            found, true = (contour_oracle(m, truth, label) for m in (mask, truth))
+            if not len(true):
+                continue
+            score = 0.0
+            if len(found):
+                distance = np.sqrt(((found[:, None] - true[None]) ** 2).sum(2))
+                precision = (distance.min(1) < tolerance).mean()
+                recall = (distance.min(0) < tolerance).mean()
+                score = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+            scores.append(score)
+            by_class[label].append(score)
+        if scores:
+            images.append(np.mean(scores))
+    mean = lambda values: float(np.mean(values)) if values else math.nan  # noqa: E731
+    return mean(images), [mean(scores) for scores in by_class]
+
+
+def shapes(images, classes, size, seed):
+    """Masks of boxes, and predictions of the boxes moved a little; some boxes and whole images ignored."""
+    rng = np.random.default_rng(seed)
+    prediction, target = np.zeros((2, images, *size), np.int64)
+    for i in range(images):
+        for _ in range(6):
+            y, x = rng.integers(0, size[0]), rng.integers(0, size[1])
+            h, w = rng.integers(1, size[0]), rng.integers(1, size[1])
+            label = rng.integers(classes)
+            target[i, y : y + h, x : x + w] = label
+            dy, dx = rng.integers(0, 4, 2)
+            prediction[i, y + dy : y + dy + h, x + dx : x + dx + w] = label
+        target[i, : rng.integers(4), :] = 255
+        target[i, :, : rng.integers(4)] = 255
+    target[images // 2] = 255
+    return torch.tensor(prediction), torch.tensor(target)
+
+
+@pytest.mark.parametrize(
+    ("classes", "size"),
+    [(5, (40, 30)), (70, (30, 40)), (6, (20, 420)), (4, (6, 700)), (1, (8, 8))],
+    ids=[
+        "a tolerance below 1",
+        "many classes",
+        "a tolerance of 3.2",
+        "a tolerance above half the height",
+        "one",
+    ],
+)
+def test_boundary_f1_equals_every_pair_of_contour_pixels(classes, size):
+    prediction, target = shapes(4, classes, size, seed=classes)
+    metrics = SegmentationMetrics(names(classes), boundary_f1=True)
+    for part in (slice(0, 3), slice(3, 4)):
+        metrics.update(prediction[part], target[part])
+    value, column = boundary_f1_oracle(prediction, target, classes)
+    assert same(metrics.compute()["boundary_f1"], value, 1e-11)
+    assert same(metrics.per_class()["boundary_f1"], column, 1e-11)
+    if classes > 1:
+        assert 0.02 < value < 0.98
+    plain = SegmentationMetrics(names(classes))
+    plain.update(prediction, target)
+    both = metrics.compute()
+    assert same(plain.compute(), {name: both[name] for name in both if name != "boundary_f1"})
+
+
+def test_boundary_f1_by_hand():
+    """240 x 320: the tolerance is 3, and a contour at a distance of 3 is none of it."""
+
+    def halves(left):
+        return (torch.arange(320) >= left).long().expand(1, 240, 320)
+
+    target = halves(160)
+    for moved in (0, 2, 3, -2, -3):
+        metrics = SegmentationMetrics(names(2), boundary_f1=True)
+        metrics.update(halves(160 + moved), target)
+        assert metrics.compute()["boundary_f1"] == float(abs(moved) < 3)
+    metrics = SegmentationMetrics(names(2), boundary_f1=True)
+    metrics.update(torch.zeros_like(target), target)  # no contour was found
+    assert metrics.compute()["boundary_f1"] == 0
+    metrics.reset()
+    metrics.update(target, torch.ones_like(target))  # the truth has none
+    assert math.isnan(metrics.compute()["boundary_f1"])
+
+
+def test_what_is_ignored_makes_no_contour():
+    target = torch.zeros(1, 100, 100, dtype=torch.long)
+    target[:, 40:60] = 255  # between two classes
+    target[:, 60:] = 1
+    metrics = SegmentationMetrics(names(2), boundary_f1=True)
+    metrics.update(target % 255, target)
+    assert math.isnan(metrics.compute()["boundary_f1"])
 
 
 # --- several labels --------------------------------------------------------------------------------
@@ -451,6 +581,14 @@ def samples(kind, count):
         target = torch.randint(5, (count, 1, 8, 8), generator=generator)
         target[target == 4] = 255
         return SegmentationMetrics(names(4)), list(zip(prediction, target, strict=True))
+    if kind == "one class":
+        prediction = torch.zeros(count, 1, 4, 4, dtype=torch.long)
+        target = torch.where(torch.rand(count, 1, 4, 4, generator=generator) < 0.5, 0, 255)
+        target[::3] = 255
+        return SegmentationMetrics(names(1)), list(zip(prediction, target, strict=True))
+    if kind == "contours":
+        masks = [part.split(1) for part in shapes(count, 4, (24, 200), seed=count)] if count else [[], []]
+        return SegmentationMetrics(names(5), boundary_f1=True), list(zip(*masks, strict=True))
     if kind == "unsure labels":
         parts = (part.split(1) for part in unsure_labels(count, seed=count))
         return MultilabelMetrics(names(6)), list(zip(*parts, strict=True))[:count]
@@ -460,7 +598,7 @@ def samples(kind, count):
     return ClassificationMetrics(names(9)), list(zip(logits, logits.roll(1, 2).argmax(2), strict=True))
 
 
-KINDS = ["label", "labels", "unsure labels", "mask", "boxes"]
+KINDS = ["label", "labels", "unsure labels", "mask", "one class", "contours", "boxes"]
 COUNTS = [33, 5, 2, 1, 0]
 
 

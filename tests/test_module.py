@@ -62,6 +62,15 @@ def test_unequal_images_are_padded():
     assert ids == ["4x6", "5x3"]
 
 
+def test_native_masks_keep_their_sizes():
+    masks = [np.full((4, 6), 255, np.uint8), np.zeros((5, 3), np.int64)]
+    images, targets, _ = collate([sample(2, 2, masks[0]), sample(2, 2, masks[1])], native=True)
+    assert images.shape == (2, 3, 2, 2)
+    assert [target.shape for target in targets] == [(4, 6), (5, 3)]
+    assert {target.dtype for target in targets} == {torch.int64}
+    assert targets[0].eq(255).all()
+
+
 def test_boxes_are_copies():
     kept = {
         "boxes": np.ones((1, 4), np.float32),
@@ -119,8 +128,16 @@ def test_too_few_samples_for_a_batch():
         ({"mean": [0.5]}, r"`data\.mean` and `data\.std` need 3 numbers"),
         ({"train_fraction": 0.0}, r"`data\.train_fraction=0\.0`"),
         ({"batch_size": 0}, r"`data\.batch_size=0`"),
+        ({"judge_at": "native"}, r"`data\.judge_at=native` is for masks, and `label` is judged"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
         module(DigitScenes(target="label"), **settings)
+
+
+def test_a_crop_is_not_judged_at_the_native_size():
+    reader = DigitScenes(target="mask")
+    with pytest.raises(ValueError, match=r"`data\.judge_at=native` .* data\.fit=crop cuts some off unseen"):
+        module(reader, judge_at="native", fit="crop", size=(16, 16))
+    module(reader, judge_at="native", fit="crop", size=None)  # nothing is cut

@@ -3,7 +3,19 @@ import pytest
 from PIL import Image
 
 from paribus.data.digit_scenes import DigitScenes
-from paribus.pictures import SAFE, Example, class_colors, draw_boxes, draw_mask, overlay, save, sized, sure
+from paribus.pictures import (
+    SAFE,
+    WRONG,
+    Example,
+    class_colors,
+    draw_boxes,
+    draw_errors,
+    draw_mask,
+    overlay,
+    save,
+    sized,
+    sure,
+)
 from paribus.sheets import PANEL, sheet, verdict
 
 GREY = np.full((40, 60, 3), 128, np.uint8)
@@ -44,6 +56,40 @@ def test_ignored_pixels_are_striped():
     drawn = draw_mask(GREY, mask, [(0, 0, 0)])
     assert (drawn[:, :28] == 128).all()
     assert len(np.unique(drawn[5:-5, 35:55, 0])) == 2
+
+
+def test_errors_are_one_colour_and_ignored_pixels_none():
+    truth = np.zeros((40, 60), np.uint8)
+    truth[:10] = 255
+    answer = np.zeros((40, 60), np.int64)
+    answer[:20, :30] = 1  # wrong where the truth is known
+    drawn = draw_errors(GREY, truth, answer)
+    wrong = (drawn == WRONG).all(2)
+    assert wrong[10:20, :30].all()
+    assert wrong.sum() == 300
+    assert set(np.unique(drawn[:10])) == {190, 255}  # stripes
+    right = drawn[20:]
+    assert np.ptp(right) == 0
+    assert right.max() < 190  # even white pixels stay darker than what is ignored
+    assert draw_errors(GREY * 0 + 255, truth, answer)[20:].max() < 215
+
+
+def test_a_sheet_of_masks_shows_errors_their_share_and_a_title():
+    truth, answer = np.zeros((40, 60), np.uint8), np.ones((40, 60), np.uint8)
+    truth[:, :15] = 255
+    examples = [Example(GREY, truth, answer, "a"), Example(GREY, truth, answer * 0, "b")]
+    bare = sheet(examples, "mask", CLASSES, RED_BLUE)
+    drawn = sheet(examples, "mask", CLASSES, RED_BLUE, "the worst 2 of 9 images")
+    assert (drawn[-len(bare) :] == bare).all()
+    above = drawn[: -len(bare)]
+    assert 20 < len(above) < 40
+    assert (above < 128).any()
+    one = sheet(examples[:1], "mask", CLASSES, RED_BLUE)
+    fine = sheet(examples[1:], "mask", CLASSES, RED_BLUE)
+    magnified = (-(-PANEL[0] // 60)) ** 2
+    wrong, none = ((picture == WRONG).all(2).sum() for picture in (one, fine))
+    assert wrong == none + 40 * 45 * magnified  # and in both the square of the legend
+    assert 100 < none < 600
 
 
 @pytest.mark.parametrize("size", [96, 2000])
@@ -137,8 +183,7 @@ def test_sheets_of_every_kind(target, tmp_path):
         examples.append(Example(sample.image, sample.target, answer, sample.id))
     drawn = sheet(examples, target, reader.classes, reader.palette)
     assert drawn.dtype == np.uint8
-    columns = 4 if target in ("label", "labels") else 2
-    panels = 1 if target in ("label", "labels") else 3
+    columns, panels = {"boxes": (2, 3), "mask": (2, 4)}.get(target, (4, 1))
     side = 48 * -(-PANEL[0] // 48)
     assert columns * panels * side < drawn.shape[1] < 1.1 * columns * panels * side
     save(drawn, tmp_path / "new" / "sheet.png")

@@ -1,9 +1,13 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from lightning import Callback, Trainer
 from PIL import Image
 
@@ -13,6 +17,7 @@ from paribus.config import ConfigError
 from paribus.data.digit_scenes import DigitScenes
 from paribus.examples import Examples
 from paribus.results import read_json
+from paribus.windows import slide
 
 LENGTHS = "data.reader.lengths={train: 96, val: 8, test: 12}"
 COMMON = ["data.num_workers=0", "trainer.progress=false", "trainer.threads=1", "name=x"]
@@ -188,6 +193,87 @@ def test_answers_have_the_size_of_the_file(trained, tmp_path):
     assert Image.open(output / "overlays" / "large.jpg").size == (400, 260)  # magnified
 
 
+def wide(folder: Path) -> dict[str, np.ndarray]:
+    """Two scenes of other sizes than the network's, as files, and their pixels by name."""
+    folder.mkdir()
+    sizes = {"large": (130, 200), "low": (70, 96)}
+    made = {
+        name: DigitScenes(target="mask", size=size, digits=(1, 1), scale=(0.9, 0.95)).split("test")[0].image
+        for name, size in sizes.items()
+    }
+    for name, image in made.items():
+        Image.fromarray(image).save(folder / f"{name}.png")
+    return made
+
+
+def asked(run: Path):
+    """uint8 images, one at a time, to logits."""
+    data, task = loaded(run)[0][:2]
+    model = torch.inference_mode()(task.model.eval())
+    return lambda image: model(data.normalize(torch.from_numpy(image.copy()).permute(2, 0, 1)[None]))
+
+
+def mask_of(output: Path, name: str) -> np.ndarray:
+    return np.asarray(Image.open(output / "masks" / f"{name}.png"))
+
+
+def test_masks_are_decided_at_the_size_of_the_file(trained, tmp_path):
+    images, answer = wide(tmp_path / "images"), asked(trained("mask")[0])
+    output = predicted(trained("mask")[0], tmp_path / "images", f"output={tmp_path / 'out'}")
+    for name, image in images.items():
+        logits = answer(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA))
+        large = F.interpolate(logits, image.shape[:2], mode="bilinear")
+        assert (mask_of(output, name) == large.argmax(1)[0].numpy()).mean() > 0.9999
+        coarse = F.interpolate(logits.argmax(1)[None].float(), image.shape[:2])  # with its steps
+        assert (mask_of(output, name) == coarse[0, 0].numpy()).mean() < 0.9999
+
+
+def test_large_images_are_answered_in_windows(trained, tmp_path):
+    run = trained("mask")[0]
+    images, answer = wide(tmp_path / "images"), asked(run)
+    output = predicted(
+        run, tmp_path / "images", f"output={tmp_path / 'out'}", "resize=native", "window=[64,64]"
+    )
+    whole = predicted(run, tmp_path / "images", f"output={tmp_path / 'whole'}", "resize=native")
+    for name, image in images.items():
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+        logits = slide(
+            lambda part: answer(part[0].permute(1, 2, 0).numpy()), pixels, window=(64, 64), overlap=0.5
+        )
+        assert (mask_of(output, name) == logits.argmax(1)[0].numpy()).mean() > 0.9999
+        assert (mask_of(whole, name) == answer(image).argmax(1)[0].numpy()).mean() > 0.9999
+    assert (mask_of(output, "large") != mask_of(whole, "large")).any()
+
+
+def test_what_a_crop_cuts_off_is_not_answered(trained, tmp_path):
+    shutil.copytree(trained("mask")[0], tmp_path / "run")
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(text.replace("fit: stretch", "fit: crop"))
+    image = wide(tmp_path / "images")["large"]
+    mask = mask_of(predicted(tmp_path / "run", tmp_path / "images"), "large")
+    assert (mask[:, :35] == 255).all()
+    assert (mask[:, 165:] == 255).all()
+    seen = cv2.resize(image[:, 35:165], (64, 64), interpolation=cv2.INTER_AREA)
+    logits = F.interpolate(asked(tmp_path / "run")(seen), (130, 130), mode="bilinear")
+    assert (mask[:, 35:165] == logits.argmax(1)[0].numpy()).mean() > 0.97  # cut half a pixel apart
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "message"),
+    [
+        ("label", "window=[32,32]", r"window=\[32, 32\]: of masks, and this run answers with label"),
+        ("boxes", "resize=native", "resize=native: of masks, and this run answers with boxes"),
+        ("mask", "window=[64,64]", r"window=\[64, 64\] holds the whole image, .*resize=native leaves it"),
+        ("mask", "overlap=0.5", r"overlap=0\.5 is that of windows"),
+        ("mask", "resize=[0,64]", r"resize=\[0, 64\]: \[height, width\] in pixels, or native"),
+    ],
+)
+def test_sizes_and_windows_that_cannot_be(trained, tmp_path, kind, overrides, message):
+    run, images = trained(kind)
+    with pytest.raises(ConfigError, match=message):
+        predicted(run, images, f"output={tmp_path}", overrides)
+
+
 def test_unreadable_images_are_named_and_the_others_answered(trained, tmp_path):
     run, images = trained("label")
     for i in range(3):
@@ -251,22 +337,57 @@ def test_images_are_found_in_natural_order_and_not_in_the_output(tmp_path):
 class Kept:
     """A logger that takes examples."""
 
+    def __init__(self):
+        self.examples, self.pictures = {}, {}
+
     def log_examples(self, split, examples, picture, target, classes):
-        self.split, self.examples, self.picture = split, examples, picture
+        self.examples[split], self.pictures[split] = examples, picture
 
 
 @pytest.mark.parametrize("kind", ["label", "labels", "mask", "boxes"])
 def test_judging_draws_examples_from_all_over_the_split(trained, tmp_path, kind):
     run, images = trained(kind)
     kept = Kept()
-    decisions = evaluated(run, Examples(tmp_path, kept, count=5))
-    assert kept.split == "test"
+    decisions = evaluated(run, Examples(tmp_path, kept, count=5, named=["flip"]))
     places = [i * len(decisions) // 5 for i in range(5)]
-    assert [example.id for example in kept.examples] == [f"test/{i:06d}" for i in places]
-    for i, example in zip(places, kept.examples, strict=True):  # the pixels survive normalizing
+    assert [example.id for example in kept.examples["test"]] == [f"test/{i:06d}" for i in places]
+    for i, example in zip(places, kept.examples["test"], strict=True):  # the pixels survive normalizing
         assert (example.image == np.asarray(Image.open(images / f"{i:06d}.png"))).all()
         if kind == "mask":
             assert (example.answer == decisions[i].numpy()).all()
         if kind == "label":
             assert example.answer.argmax() == decisions[i].argmax()
-    assert (np.asarray(Image.open(tmp_path / "figures" / "test_examples.png")) == kept.picture).all()
+    drawn = np.asarray(Image.open(tmp_path / "figures" / "test_flip_examples.png"))
+    assert (drawn == kept.pictures["test"]).all()
+
+
+@pytest.mark.parametrize("kind", ["label", "labels", "mask"])
+def test_the_worst_images_are_found_and_drawn(trained, tmp_path, kind):
+    run, images = trained(kind)
+    kept = Kept()
+    decisions = evaluated(run, Examples(tmp_path, kept, count=3))
+    split = loaded(run)[0].data.reader.split("test")
+    wrong = []
+    for i, decision in enumerate(decisions):
+        target = split[i].target
+        if kind == "mask":
+            wrong.append(np.mean((decision.numpy() != target)[target != 255]))
+        elif kind == "label":
+            wrong.append(-float(decision.log_softmax(0)[int(target)]))
+        else:
+            sure = decision.sigmoid().double().numpy()
+            wrong.append(-np.log(np.where(target > 0.5, sure, 1 - sure)).mean())
+    order = np.argsort(-np.array(wrong), kind="stable")[:3]
+    worst = kept.examples["test_worst"]
+    assert [example.id for example in worst] == [f"test/{i:06d}" for i in order]
+    for i, example in zip(order, worst, strict=True):
+        assert (example.image == np.asarray(Image.open(images / f"{i:06d}.png"))).all()
+        if kind == "mask":
+            assert (example.answer == decisions[i].numpy()).mean() > 0.999
+    drawn = np.asarray(Image.open(tmp_path / "figures" / "test_worst.png"))
+    assert (drawn == kept.pictures["test_worst"]).all()
+
+
+def test_boxes_have_no_worst(trained, tmp_path):
+    evaluated(trained("boxes")[0], Examples(tmp_path, count=2))
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["test_examples.png"]

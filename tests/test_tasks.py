@@ -5,8 +5,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composing import composed
+from paribus import losses
 from paribus.checks import check
-from paribus.config import build
+from paribus.config import ConfigError, build
 from paribus.data.batches import collate
 from paribus.models.backbones import depths
 from test_train import TASKS
@@ -270,10 +271,10 @@ def test_distillation_is_hintons_loss():
     task.eval()
     logits = task.model(images)
     p, q = (wanted / 3).softmax(1), (logits / 3).softmax(1)
-    losses = task.losses(batch)
-    torch.testing.assert_close(losses["distillation"], 0.7 * 9 * (p * (p / q).log()).sum(1).mean())
+    found = task.losses(batch)
+    torch.testing.assert_close(found["distillation"], 0.7 * 9 * (p * (p / q).log()).sum(1).mean())
     torch.testing.assert_close(
-        losses["cross_entropy"], 0.3 * torch.nn.functional.cross_entropy(logits, targets)
+        found["cross_entropy"], 0.3 * torch.nn.functional.cross_entropy(logits, targets)
     )
     assert not any("teacher" in name for name in task.state_dict())
 
@@ -291,7 +292,152 @@ def test_auxiliary_classifiers_weigh_a_third():
 
     task.model = Three()
     task.eval()
-    losses = task.losses(batch)
+    found = task.losses(batch)
     expected = sum(torch.nn.functional.cross_entropy(x, targets) for x in (first, second))
-    torch.testing.assert_close(losses["auxiliary"], 0.3 * expected)
-    assert losses.keys() == {"cross_entropy", "auxiliary"}
+    torch.testing.assert_close(found["auxiliary"], 0.3 * expected)
+    assert found.keys() == {"cross_entropy", "auxiliary"}
+
+
+# --- masks -----------------------------------------------------------------------------------------
+
+ALL_PARTS = [f"task.loss.{name}={weight}" for name, weight in (("focal", 0.5), ("dice", 2), ("lovasz", 1))]
+
+
+def masked(*overrides: str):
+    """A segmentation task and a batch of which a part is ignored."""
+    task, (images, targets, ids) = parts("mask", *overrides)
+    targets = targets.clone()
+    targets[:, :9] = 255
+    return task, (images, targets, ids)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [ALL_PARTS, ["task.hardest=0.25", "task.label_smoothing=0.1"], ["task.class_weights=median_frequency"]],
+    ids=["all parts", "hardest", "weights"],
+)
+def test_a_step_on_masks_waits_for_nothing(overrides):
+    task, batch = masked("task.boundary_f1=true", *overrides)
+    task.train()
+    with Waits() as waits:
+        task.training_step(batch, 0).backward()
+    assert not waits.names
+    task.eval()
+    with torch.no_grad():
+        task._judge("val", batch)
+        with Waits() as waits:
+            task._judge("val", batch)
+    assert not waits.names
+
+
+def test_a_loss_of_several_parts_is_their_weighted_sum():
+    task, (images, targets, ids) = masked(*ALL_PARTS, "task.focal_gamma=3.0", "task.label_smoothing=0.1")
+    task.train()
+    logits = torch.randn(4, 11, *images.shape[-2:])
+    expected = {
+        "cross_entropy": losses.cross_entropy(logits, targets, smoothing=0.1),
+        "focal": 0.5 * losses.focal(logits, targets, gamma=3.0),
+        "dice": 2 * losses.dice(logits, targets),
+        "lovasz": losses.lovasz(logits, targets),
+    }
+    found = task.compare(logits, targets)
+    torch.testing.assert_close(found, {"loss": sum(expected.values()), **expected})
+    loss = task.training_step((images, targets, ids), 0)
+    assert list(task.sums) == ["loss", *expected]
+    torch.testing.assert_close(loss.detach(), sum(task.sums[name] for name in expected))
+
+
+@pytest.mark.parametrize("name", ["focal", "dice", "lovasz"])
+def test_a_single_part_is_the_loss(name):
+    task, batch = masked("task.loss.cross_entropy=0", f"task.loss.{name}=0.5")
+    task.train()
+    task.training_step(batch, 0)
+    assert list(task.sums) == ["loss"]
+    logits = torch.randn(4, 11, *batch[1].shape[-2:])
+    found = task.compare(logits, batch[1])
+    torch.testing.assert_close(found, {"loss": 0.5 * getattr(losses, name)(logits, batch[1])})
+
+
+def test_class_weights_and_the_hardest_pixels_reach_the_loss():
+    task, (_, targets, _) = masked("task.class_weights=inverse_frequency", "task.loss.focal=1")
+    task.class_weights.copy_(torch.arange(11.0))
+    logits = torch.randn(4, 11, *targets.shape[-2:])
+    weighted = {"class_weights": torch.arange(11.0)}
+    found = task.compare(logits, targets)
+    torch.testing.assert_close(found["cross_entropy"], losses.cross_entropy(logits, targets, **weighted))
+    torch.testing.assert_close(found["focal"], losses.focal(logits, targets, **weighted))
+    task, _ = masked("task.hardest=0.1")
+    expected = losses.cross_entropy(logits, targets, hardest=0.1)
+    torch.testing.assert_close(task.compare(logits, targets)["loss"], expected)
+
+
+def test_without_class_weights_the_checkpoint_is_as_it_was():
+    assert "class_weights" not in masked()[0].state_dict()
+    assert masked("task.class_weights=median_frequency")[0].state_dict()["class_weights"].shape == (11,)
+
+
+@pytest.mark.parametrize("overrides", [[], ALL_PARTS], ids=["one part", "four parts"])
+def test_auxiliary_masks_weigh_two_fifths(overrides):
+    task, batch = masked(*overrides)
+    others = [torch.randn(4, 11, *batch[1].shape[-2:]) for _ in range(2)]
+    model = task.model
+
+    class Three(torch.nn.Module):
+        backbone = model.backbone
+
+        def forward(self, images):
+            return (model(images), *others) if self.training else model(images)
+
+    task.model = Three()
+    task.train()
+    found = task.losses(batch)
+    expected = 0.4 * sum(task.compare(other, batch[1])["loss"] for other in others)
+    torch.testing.assert_close(found["auxiliary"], expected)
+    assert len(found) == 2 + len(overrides)
+    task.training_step(batch, 0)
+    torch.testing.assert_close(task.sums["loss"], sum(task.sums[name] for name in found))
+    task.eval()
+    with torch.no_grad():
+        task._judge("val", batch)
+    assert "auxiliary" not in task.mean_losses
+
+
+@pytest.mark.parametrize("overrides", [[], [*ALL_PARTS, "task.hardest=0.5"]], ids=["one part", "four parts"])
+def test_a_batch_of_ignored_pixels_moves_nothing(overrides):
+    task, (images, targets, ids) = masked(*overrides)
+    task.train()
+    loss = task.training_step((images, torch.full_like(targets, 255), ids), 0)
+    loss.backward()
+    assert loss == 0
+    gradients = [p.grad for p in task.model.parameters()]
+    assert all(g is not None and not g.any() for g in gradients)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["loss.cross_entropy=0"],
+            r"task.loss=\{'cross_entropy': 0, .*: weights of cross_entropy, focal, dice, lovasz, none below",
+        ),
+        (["loss.dice=-1"], r"task.loss=\{.*'dice': -1.*\}: weights of .*, none below 0"),
+        (["focal_gamma=-1.0"], r"task.focal_gamma=-1.0: 0 or more"),
+        (["auxiliary_weight=-0.1"], r"task.auxiliary_weight=-0.1: 0 or more"),
+        (["hardest=0.0"], r"task.hardest=0.0: a share of the pixels, above 0 and at most 1, or null"),
+        (["loss.cross_entropy=0", "loss.dice=1", "hardest=0.5"], r"are of cross-entropy: task.loss.cross_en"),
+        (["loss.cross_entropy=0", "loss.focal=1", "label_smoothing=0.1"], r"are of cross-entropy: task.loss"),
+        (
+            ["loss.cross_entropy=0", "loss.dice=1", "class_weights=median_frequency"],
+            r"class_weights=median_frequency are of cross-entropy and focal: .*, or none",
+        ),
+    ],
+)
+def test_losses_of_masks_that_cannot_be(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        parts("mask", *(f"task.{override}" for override in overrides))
+
+
+@pytest.mark.parametrize("override", ["+task.loss.huber=1", "task.loss.dice=much", "task.class_weights=some"])
+def test_losses_of_masks_that_are_not_there(override):
+    with pytest.raises(ConfigError, match=r"`task\.(loss|class_weights)=.*input should be"):
+        parts("mask", override)

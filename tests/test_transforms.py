@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
@@ -180,19 +182,62 @@ def test_predictions_return_to_the_original_image(fit, size):
     mask = np.kron(np.arange(8).reshape(2, 4), np.ones((20, 15))).astype(np.uint8)
     transform = Transform(target="mask", size=size, fit=fit or "stretch")
     fitted = transform(Sample(sample.image, mask, ""), None)
-    restored = transform.restore_mask(fitted.target, (40, 60))
-    assert restored.shape == (40, 60)
-    assert (restored == mask).mean() > 0.9
+    restored = transform.restore_logits(logits(fitted.target), (40, 60))
+    assert restored.shape == (1, 8, 40, 60)
+    assert (restored.argmax(1)[0].numpy() == mask).mean() > 0.9
     if size in (None, (100, 90)):
-        assert np.array_equal(restored, mask)
+        assert np.array_equal(restored.argmax(1)[0], mask)
+    assert not transform.unseen((40, 60)).any()
+
+
+def logits(mask):
+    """Of a network that is sure: ``[1, 8, H, W]``; where the mask is 255, of none."""
+    return torch.from_numpy(np.stack([mask == i for i in range(8)])).float()[None]
+
+
+def test_logits_are_enlarged_as_they_are_and_decided_later():
+    """A border between two pixels lies where their logits meet, not where a pixel ends."""
+    transform = Transform(target="mask", size=(1, 2))
+    restored = transform.restore_logits(torch.tensor([[[[1.0, -3.0]], [[0.0, 0.0]]]]), (2, 8))
+    by_hand = F.interpolate(torch.tensor([[[[1.0, -3.0]]]]), (2, 8), mode="bilinear")
+    torch.testing.assert_close(restored[:, :1], by_hand)
+    assert restored.argmax(1).tolist() == [[[0, 0, 0, 1, 1, 1, 1, 1]] * 2]  # steps of a pixel: at 4
+
+
+def test_what_fills_a_padded_image_is_not_enlarged():
+    transform = Transform(target="mask", size=(60, 60), fit="pad")
+    seen = torch.full((1, 1, 60, 60), 9.0)
+    seen[..., :40, :] = 1.0
+    torch.testing.assert_close(transform.restore_logits(seen, (80, 120)), torch.ones(1, 1, 80, 120))
+
+
+def test_a_native_mask_is_left_alone_and_its_image_comes_back():
+    sample = rectangles([(10, 20, 50, 30)])
+    mask = np.arange(40 * 60, dtype=np.int64).reshape(40, 60) % 11
+    for fit in ("stretch", "pad"):
+        transform = Transform(target="mask", size=(80, 150), fit=fit, native=True)
+        fitted = transform(Sample(sample.image, mask, "a"), None)
+        assert fitted.image.shape == (80, 150, 3)
+        assert fitted.target is mask
+        restored = transform.restore_image(fitted.image, (40, 60))
+        assert restored.shape == (40, 60, 3)
+        assert np.abs(restored.astype(int) - sample.image).mean() < 2
+    assert np.array_equal(
+        Transform(target="mask", size=None, native=True).restore_image(fitted.image, (7, 8)),
+        fitted.image[:7, :8],
+    )
 
 
 def test_what_the_crop_cut_off_is_not_predicted():
     transform = Transform(target="mask", size=(20, 20), fit="crop")
-    restored = transform.restore_mask(np.full((20, 20), 7, np.int64), (40, 60))
-    assert (restored[:, 10:50] == 7).all()
-    assert (restored[:, :10] == 255).all()
-    assert (restored[:, 50:] == 255).all()
+    unseen = transform.unseen((40, 60))
+    assert unseen[:, :10].all()
+    assert unseen[:, 50:].all()
+    assert not unseen[:, 10:50].any()
+    ramp = torch.arange(20.0).expand(1, 1, 20, 20)
+    restored = transform.restore_logits(ramp, (40, 60))
+    by_hand = F.interpolate(ramp, (40, 40), mode="bilinear")
+    torch.testing.assert_close(restored[..., 10:50], by_hand)
     boxes = transform.restore_boxes(np.array([[0, 0, 20, 20]]), (40, 60))
     assert boxes.tolist() == [[10, 0, 50, 40]]
     assert transform.restore_boxes(np.zeros((0, 4)), (40, 60)).shape == (0, 4)

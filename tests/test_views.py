@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.transforms.functional import ten_crop
 
 from paribus.views import Views
+from paribus.windows import slide
 
 IMAGES = torch.randn(3, 3, 12, 16, generator=torch.Generator().manual_seed(0))
 
@@ -79,6 +80,21 @@ def test_a_segmenters_scaled_maps_come_back_to_the_images_size():
     found = Views(models=[model], target="mask", views="flip", scales=[0.75, 1.0, 1.25])(IMAGES)
     torch.testing.assert_close(found, mean_of(answers).log())
     torch.testing.assert_close(found.exp().sum(1), torch.ones(3, 12, 16))
+
+
+@torch.inference_mode()
+def test_every_view_of_a_mask_is_answered_in_windows_of_one_size():
+    model, answers, window = segmenter(), [], (7, 9)
+    for size in ((12, 16), (18, 24)):
+        scaled = F.interpolate(IMAGES, size, mode="bilinear", antialias=True)
+        for flips in ((), (-1,)):
+            answer = slide(model, scaled.flip(flips), window=window, overlap=0.25).softmax(1).flip(flips)
+            answers.append(F.interpolate(answer, (12, 16), mode="bilinear", antialias=True))
+    settings = {"models": [model], "target": "mask", "views": "flip", "scales": [1.0, 1.5]}
+    found = Views(**settings, window=window, overlap=0.25)(IMAGES)
+    torch.testing.assert_close(found, mean_of(answers).log())
+    assert (found - Views(**settings)(IMAGES)).abs().max() > 1e-3
+    torch.testing.assert_close(Views(**settings, window=(18, 24))(IMAGES), Views(**settings)(IMAGES))
 
 
 @torch.inference_mode()

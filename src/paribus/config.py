@@ -6,6 +6,7 @@ The other groups are nodes with a ``_target_``: there the constructor's signatur
 """
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,7 +119,12 @@ class EvaluateConfig:
     split: str = "test"  # val | test
     views: str = "none"  # none | flip | ten_crop
     scales: list[float] = field(default_factory=lambda: [1.0])  # the image resized by each
-    resize: list[int] | None = None  # [H, W] that ten crops are cut from; null: 8/7 of the size trained on
+    resize: Any = (
+        None  # [H, W] that images are fitted to, for ten crops (null: 8/7 of the size) and masks; native
+    )
+    window: list[int] | None = None  # [H, W]: masks in overlapping windows; null: as trained
+    overlap: float | None = None  # least share of a window that the next one covers too
+    judge_at: str | None = None  # of masks: fitted | native; null: as trained
     output: str | None = None  # default: the run; for an ensemble the folder `ensemble` beside the first run
     data_root: str | None = None  # where the data is now, if not where it was
     batch_size: int | None = None
@@ -132,6 +138,9 @@ class PredictConfig:
     images: str = MISSING  # a file, a folder or a glob
     output: str | None = None  # default: <run>/predictions
     batch_size: int = 16
+    resize: Any = None  # of masks: [H, W] that images are fitted to, or native; null: as trained
+    window: list[int] | None = None  # [H, W]: masks in overlapping windows; null: as trained
+    overlap: float | None = None  # least share of a window that the next one covers too
     score_threshold: float = 0.3  # boxes below it are not drawn; the JSON holds them all
     accelerator: str = "cpu"
 
@@ -236,7 +245,7 @@ def build(config: TrainConfig, folder: Path | None = None) -> Parts:
     task = make(
         config.task,
         model=model,
-        metrics=lambda: judge(data.classes),
+        metrics=partial(judge, data.classes),
         optimizer=make(config.optimizer),
         scheduler=make(config.scheduler),
         log_every=config.trainer.log_every,

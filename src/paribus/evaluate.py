@@ -1,6 +1,7 @@
 """A finished run, judged again: the numbers of training's own test, to the last digit.
 
 Or judged on several views of each image, or with other runs as an ensemble: then on the mean probability.
+Or masks in windows, at another size, or at the size of their files.
 """
 
 import glob
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from paribus import results
 from paribus.config import ConfigError, EvaluateConfig, Parts, TrainConfig
-from paribus.restore import one_device, restored, run_config, without_data_set
+from paribus.restore import masks_as, one_device, restored, run_config, without_data_set
 from paribus.train import CHECKPOINT, judge, quiet
 
 log = logging.getLogger(__name__)
@@ -25,32 +26,38 @@ SAME = ("reader", "size", "fit", "channels", "mean", "std")  # of the members' d
 def run(cfg: DictConfig) -> dict[str, float]:
     """Judges the best checkpoint of ``cfg.run`` on ``cfg.split``; writes evaluation_<split>.json there.
 
-    ``views`` and ``scales`` name the file: evaluation_test_flip_x0.75_x1.json, its pictures in a folder of
-    this name. Several runs are judged on the data and at the precision of the first, and written to
-    ``cfg.output``, by default the folder ``ensemble`` beside the first run.
+    What is not as in training names the file and the pictures: evaluation_test_flip_x0.75_x1.json and
+    figures/test_flip_x0.75_x1_examples.png. Several runs are judged on the data and at the precision of the
+    first, and written to ``cfg.output``, by default the folder ``ensemble`` beside the first run.
 
-    Raises ConfigError or ValueError for runs, views and scales of which no average can be taken.
+    Raises ConfigError or ValueError for runs, views and scales of which no average can be taken, and for
+    sizes and windows that cannot be.
     """
     settings: EvaluateConfig = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     if settings.split not in ("val", "test"):
         raise ConfigError(f"split={settings.split}: val or test")
     members = [run_config(folder) for folder in run_folders(settings.run)]
     folder, config = members[0]
-    asked: dict[str, Any] = {}  # what a plain evaluation does not say
-    if len(members) > 1 or settings.views != "none" or settings.scales != [1.0] or settings.resize:
-        resize = _resize(settings, config, len(members))
-        asked = {"runs": [str(path) for path, _ in members], "views": settings.views}
-        asked |= {"scales": settings.scales, "resize": resize}
+    averaged = len(members) > 1 or settings.views != "none" or settings.scales != [1.0]
+    if averaged:
+        _refuse(settings, config, len(members))
+    resize = _resize(settings, config)
     one_device(config, settings.accelerator)
     for other in members[1:]:
         _same_question(members[0], other)
+    asked: dict[str, Any] = {}  # what a plain evaluation does not say
+    changed = _changed(settings, config)
+    if averaged or changed:
+        asked = {"runs": [str(path) for path, _ in members], "views": settings.views}
+        asked |= {"scales": settings.scales, "resize": resize, **changed}
     if settings.data_root is not None:
         config.data["reader"]["root"] = settings.data_root
     config.data["batch_size"] = settings.batch_size or config.data["batch_size"]
     if settings.num_workers is not None:
         config.data["num_workers"] = settings.num_workers
-    parts = _averaged(members, settings, asked["resize"]) if asked else restored(folder, config)
+    parts = _averaged(members, settings, resize) if averaged else restored(folder, config)
 
+    from paribus.confusion import Confusion
     from paribus.examples import Examples
 
     output = Path(settings.output) if settings.output else folder
@@ -59,8 +66,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     named = _named(settings)
     written = output / f"{'_'.join(['evaluation', settings.split, *named])}.json"
     quiet()
-    pictures = Examples(written.with_suffix("") if named else output)
-    metrics = judge(parts, config.trainer, settings.split, callbacks=[pictures])
+    drawing = [Examples(output, named=named), Confusion(output, named)]
+    metrics = judge(parts, config.trainer, settings.split, callbacks=drawing)
     per_class = parts.task.per_class[settings.split]
     output.mkdir(parents=True, exist_ok=True)
     results.write_json(
@@ -103,32 +110,54 @@ def _named(settings: EvaluateConfig) -> list[str]:
     """What tells this evaluation from a plain one, in words for a file name."""
     named = [settings.views] if settings.views != "none" else []
     if settings.resize:
-        named.append("x".join(map(str, settings.resize)))
-    return named + ([f"x{scale:g}" for scale in settings.scales] if settings.scales != [1.0] else [])
+        named.append(settings.resize if settings.resize == "native" else "x".join(map(str, settings.resize)))
+    named += [f"x{scale:g}" for scale in settings.scales] if settings.scales != [1.0] else []
+    named += ["window" + "x".join(map(str, settings.window))] if settings.window else []
+    named += [f"overlap{settings.overlap:g}"] if settings.overlap is not None else []
+    return named + ([f"judged_{settings.judge_at}"] if settings.judge_at else [])
 
 
-def _resize(settings: EvaluateConfig, config: TrainConfig, models: int) -> list[int] | None:
-    """The size that ten crops are cut from; None for other views. Refuses what cannot be averaged."""
+def _refuse(settings: EvaluateConfig, config: TrainConfig, models: int) -> None:
+    """ValueError for what cannot be averaged."""
     from paribus.views import refuse
 
-    size: Any = config.data.get("size")
     refuse(
         models=models,
         target=config.task["target"],
         views=settings.views,
-        crop=size,
+        crop=config.data.get("size"),
         scales=settings.scales,
     )
+
+
+def _resize(settings: EvaluateConfig, config: TrainConfig) -> Any:
+    """The size that images are fitted to, if another than trained on: ten crops are cut from a larger one."""
+    size: Any = config.data.get("size")
     if settings.views != "ten_crop":
-        if settings.resize:
-            raise ConfigError(f"resize={settings.resize}: what crops are cut from, with views=ten_crop only")
-        return None
+        if settings.resize and config.task["target"] != "mask":
+            raise ConfigError(
+                f"resize={settings.resize}: what crops are cut from, with views=ten_crop only, or of masks"
+            )
+        return settings.resize
     resize = settings.resize or [round(n * 8 / 7) for n in size]
-    if len(resize) != 2 or resize[0] < size[0] or resize[1] < size[1]:
+    if not isinstance(resize, list) or len(resize) != 2 or resize[0] < size[0] or resize[1] < size[1]:
         raise ConfigError(
             f"resize={resize}: [height, width], from which crops of {size} (data.size) can be cut"
         )
     return resize
+
+
+def _changed(settings: EvaluateConfig, config: TrainConfig) -> dict[str, Any]:
+    """Sets what concerns the size of masks, and returns it."""
+    if settings.judge_at not in (None, "fitted", "native"):
+        raise ConfigError(f"judge_at={settings.judge_at}: fitted or native")
+    resize = None if settings.views == "ten_crop" else settings.resize
+    changed = masks_as(config, resize=resize, window=settings.window, overlap=settings.overlap)
+    # Images that keep their own sizes are padded to those of their batch, unless they are judged one by one.
+    judge_at = settings.judge_at or ("native" if resize == "native" else None)
+    if judge_at:
+        config.data["judge_at"] = changed["judge_at"] = judge_at
+    return changed
 
 
 def _same_question(first: Member, other: Member) -> None:
@@ -145,13 +174,13 @@ def _same_question(first: Member, other: Member) -> None:
         )
 
 
-def _averaged(members: list[Member], settings: EvaluateConfig, resize: list[int] | None) -> Parts:
+def _averaged(members: list[Member], settings: EvaluateConfig, resize: Any) -> Parts:
     """The first run's parts, with the mean of all views and all networks in the place of its model."""
     from paribus.views import Views
 
     (folder, config), others = members[0], members[1:]
     crop = config.data.get("size")
-    if resize:
+    if settings.views == "ten_crop":
         config.data["size"] = resize
     parts = restored(folder, config)
     models = [parts.task.model]
@@ -166,8 +195,16 @@ def _averaged(members: list[Member], settings: EvaluateConfig, resize: list[int]
             )
         models.append(member.task.model)
     parts.task.model = Views(
-        models=models, target=parts.data.target, views=settings.views, crop=crop, scales=settings.scales
+        models=models,
+        target=parts.data.target,
+        views=settings.views,
+        crop=crop,
+        scales=settings.scales,
+        window=config.task.get("window"),
+        overlap=config.task.get("overlap", 0.5),
     )
+    if config.task.get("window"):  # of each view, not of the image
+        parts.task.window = None
     return parts
 
 

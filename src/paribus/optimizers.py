@@ -187,7 +187,10 @@ def parameter_groups(
         }
         groups.setdefault(name, group)["params"].append(parameter)
     if not groups:
-        raise ValueError("every parameter is frozen, so there is nothing to train: unfreeze the head")
+        raise ValueError(
+            "every parameter is frozen, so there is nothing to train: unfreeze the head (model=clustering is "
+            "trained by task=clustering)"
+        )
     return list(groups.values())
 
 

@@ -26,6 +26,7 @@ SAFE: list[Color] = [
 ]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (110, 110, 110)
+WRONG = (213, 94, 0)  # of Okabe and Ito
 OVERLAY = 384  # pixels of an overlay's longer side, at least
 
 
@@ -75,14 +76,28 @@ def draw_mask(
     shown = np.ones(256, bool)
     shown[: len(colors)] = [color != BLACK for color in colors]
     alpha = np.where(shown[mask], np.float32(opacity), np.float32(0))
-    step = max(4, max(mask.shape) // 80)
-    rows, columns = np.arange(mask.shape[0])[:, None], np.arange(mask.shape[1])
-    alpha[(mask == IGNORE) & ((rows + columns) // step % 2 == 0)] = 0.15
+    alpha[(mask == IGNORE) & _stripes(mask.shape)] = 0.15
     kernel = np.ones((3, 3), np.uint8)
     edge = cv2.erode(mask, kernel) != cv2.dilate(mask, kernel)
     alpha[edge & shown[mask] & (mask != IGNORE)] = 1
     base = np.where((alpha > 0)[..., None], (image @ LUMA)[..., None], image)
     return np.rint(base + alpha[..., None] * (table[mask] - base)).astype(np.uint8)
+
+
+def draw_errors(image: np.ndarray, truth: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Wrong pixels in one strong colour on a pale grey image; what is ignored is white and striped."""
+    base = np.repeat(90 + 0.45 * (image @ LUMA)[..., None], 3, axis=2)  # far from white
+    ignored = truth == IGNORE
+    base[ignored] = 255
+    base[ignored & _stripes(truth.shape)] = 190
+    base[(truth != answer) & ~ignored] = WRONG
+    return np.rint(base).astype(np.uint8)
+
+
+def _stripes(shape: tuple[int, ...]) -> np.ndarray:
+    """bool ``[H, W]``: every other diagonal stripe."""
+    step = max(4, max(shape) // 80)
+    return (np.arange(shape[0])[:, None] + np.arange(shape[1])) // step % 2 == 0
 
 
 def draw_boxes(
@@ -196,13 +211,19 @@ def sized(example: Example, target: str, least: int, most: int | None) -> Exampl
 
 
 def legend(
-    masks: Sequence[np.ndarray], classes: Sequence[str], colors: Sequence[Color], width: int
+    masks: Sequence[np.ndarray],
+    classes: Sequence[str],
+    colors: Sequence[Color],
+    width: int,
+    errors: bool = False,
 ) -> np.ndarray:
-    """A line or more with the colour and the name of each class that these masks show."""
+    """A line or more with the colour and the name of each class that these masks show, and of errors."""
     present = np.unique(np.concatenate([np.unique(mask) for mask in masks]))
     entries = [(classes[i], colors[i]) for i in map(int, present) if i < len(classes) and colors[i] != BLACK]
     if IGNORE in present:
         entries.append(("ignored", WHITE))
+    if errors:
+        entries.append(("wrong", WRONG))
     if not entries:
         return np.empty((0, width, 3), np.uint8)
     size = max(14, min(width // 60, 24))
@@ -219,6 +240,10 @@ def legend(
     for (name, color), (x, y) in zip(entries, spots, strict=True):
         top = y + (line - size) // 2
         draw.rectangle((x, top, x + size, top + size), fill=color, outline=GREY)
+        if name == "ignored" and color == WHITE:
+            for shift in range(4, 2 * size, 6):
+                ends = max(0, shift - size), min(shift, size)
+                draw.line((x + ends[0], top + ends[1], x + ends[1], top + ends[0]), GREY)
         draw.text((x + round(1.4 * size), y + line // 2), name, BLACK, font, anchor="lm")
     return np.asarray(canvas)
 

@@ -18,7 +18,7 @@ from paribus import results
 from paribus.config import ConfigError, Parts, PredictConfig, TrainConfig
 from paribus.data.files import SUFFIXES, SampleError, read_image
 from paribus.data.samples import IGNORE, Sample
-from paribus.restore import one_device, restored, run_config, without_data_set
+from paribus.restore import masks_as, one_device, restored, run_config, without_data_set
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def run(cfg: DictConfig) -> Path:
     written: ``cfg.output``, else <run>/predictions.
 
     An image is decoded, fitted and normalized as evaluation does it, and judged at the same precision;
-    masks and boxes are mapped back to the size of the file, upright.
+    masks and boxes are mapped back to the size of the file, upright. For masks ``resize``, ``window`` and
+    ``overlap`` are evaluation's too.
 
     label    predictions.csv: file, class, probability, and the next four classes
     labels   predictions.csv: file, and a probability for each class
@@ -56,6 +57,7 @@ def run(cfg: DictConfig) -> Path:
     files = find_images(settings.images, output)
     if settings.batch_size < 1:
         raise ConfigError(f"batch_size={settings.batch_size}: 1 or more")
+    masks_as(config, resize=settings.resize, window=settings.window, overlap=settings.overlap)
     one_device(config, settings.accelerator)
     without_data_set(folder, config)
     parts = restored(folder, config)
@@ -136,12 +138,19 @@ def answers(
             return error
         return image, fit(Sample(image, 0, str(file)), None)
 
-    def decide(samples: list[Sample]) -> Any:
-        images = data.normalize(collate(samples)[0].to(device))
+    def decide(batch: list[Read]) -> list[Any]:
+        images = data.normalize(collate([sample for _, sample in batch])[0].to(device))
         with torch.inference_mode(), torch.autocast(device.type, half, enabled=half is not None):
-            return task.decide(task.predict(images))
+            answer = task.predict(images)
+            if data.target != "mask":
+                return [
+                    _restored(one, image, data)
+                    for one, (image, _) in zip(task.decide(answer), batch, strict=True)
+                ]
+            return [_mask(answer[i : i + 1], image, parts) for i, (image, _) in enumerate(batch)]
 
-    chunks = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
+    together = batch_size if data.size else 1  # images of their own sizes would be padded to the largest
+    chunks = [files[i : i + together] for i in range(0, len(files), together)]
     with ThreadPoolExecutor() as threads:
         ahead = threads.map(read, chunks[0])
         for i in range(len(chunks)):
@@ -149,24 +158,27 @@ def answers(
             if i + 1 < len(chunks):
                 ahead = threads.map(read, chunks[i + 1])  # while the network is at work
             readable = [item for item in batch if not isinstance(item, SampleError)]
-            decisions = iter(decide([sample for _, sample in readable]) if readable else ())
+            decisions = iter(decide(readable) if readable else ())
             for item in batch:
-                if isinstance(item, SampleError):
-                    yield item
-                else:
-                    yield item[0], _restored(next(decisions), item[0], data)
+                yield item if isinstance(item, SampleError) else (item[0], next(decisions))
+
+
+def _mask(logits: Any, image: np.ndarray, parts: Parts) -> np.ndarray:
+    """Classes ``[H, W]`` of the image that the file holds, decided at its size; 255 where nobody looked."""
+    size, transform = (image.shape[0], image.shape[1]), parts.data.eval_transform
+    mask = parts.task.decide(transform.restore_logits(logits, size))[0].cpu().numpy().astype(np.uint8)
+    mask[transform.unseen(size)] = IGNORE
+    return mask
 
 
 def _restored(decision: Any, image: np.ndarray, data: Any) -> Any:
-    """A decision on the image that the network saw, as one on the image that the file holds."""
+    """Probabilities; or boxes on the image that the network saw, as those on the image that the file holds."""
     from paribus.examples import probabilities
 
-    size = (image.shape[0], image.shape[1])
     if data.target in ("label", "labels"):
         return probabilities(decision, data.target).cpu().numpy()
-    if data.target == "mask":
-        return data.eval_transform.restore_mask(decision.cpu().numpy().astype(np.uint8), size)
     found = {key: decision[key].cpu() for key in ("boxes", "labels", "scores")}
+    size = (image.shape[0], image.shape[1])
     boxes = data.eval_transform.restore_boxes(found["boxes"].float().numpy(), size)
     return {"boxes": boxes, "labels": found["labels"].numpy(), "scores": found["scores"].float().numpy()}
 

@@ -36,6 +36,40 @@ def one_device(config: TrainConfig, accelerator: str) -> None:
         trainer.precision = "bf16-mixed"
 
 
+def masks_as(
+    config: TrainConfig, *, resize: Any, window: list[int] | None, overlap: float | None
+) -> dict[str, Any]:
+    """Changes how large images are and how they are answered, where masks are asked for; returns what changed.
+
+    resize: [H, W] that images are fitted to, or ``native``: none is. window, overlap: see windows.py.
+
+    Raises ConfigError for other targets, and for windows that hold the whole image.
+    """
+    asked = {"resize": resize, "window": window, "overlap": overlap}
+    changed = {key: value for key, value in asked.items() if value is not None}
+    if not changed:
+        return {}
+    target = config.task["target"]
+    if target != "mask":
+        key, value = next(iter(changed.items()))
+        raise ConfigError(f"{key}={value}: of masks, and this run answers with {target}: leave it out")
+    if resize is not None:
+        numbers = resize if isinstance(resize, list) and len(resize) == 2 else [0]
+        if resize != "native" and not all(isinstance(n, int) and n > 0 for n in numbers):
+            raise ConfigError(f"resize={resize}: [height, width] in pixels, or native")
+        config.data["size"] = None if resize == "native" else resize
+    config.task |= {key: changed[key] for key in ("window", "overlap") if key in changed}
+    window, size = config.task.get("window"), config.data.get("size")
+    if overlap is not None and not window:
+        raise ConfigError(f"overlap={overlap} is that of windows: window=[height,width] too")
+    if window and size and len(window) == 2 and window[0] >= size[0] and window[1] >= size[1]:
+        raise ConfigError(
+            f"window={window} holds the whole image, which is fitted to {size} (data.size): resize=native "
+            "leaves it at its own size, resize=[height,width] fits it to another"
+        )
+    return changed
+
+
 def without_data_set(folder: Path, config: TrainConfig) -> None:
     """A finished run says its classes itself: its data set, which may be elsewhere by now, is not opened."""
     known = results.Run.read(folder).result

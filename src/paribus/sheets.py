@@ -1,10 +1,11 @@
-"""Several judged samples in one picture: figures/<split>_examples.png."""
+"""Several judged samples in one picture: figures/<split>_examples.png and <split>_worst.png."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from paribus.data.samples import IGNORE
 from paribus.pictures import (
     BLACK,
     GREY,
@@ -13,6 +14,7 @@ from paribus.pictures import (
     Example,
     class_colors,
     draw_boxes,
+    draw_errors,
     draw_mask,
     font_of,
     legend,
@@ -26,32 +28,50 @@ RIGHT, WRONG = (0, 125, 90), (200, 50, 0)
 
 
 def sheet(
-    examples: Sequence[Example], target: str, classes: Sequence[str], palette: Sequence[Color] | None = None
+    examples: Sequence[Example],
+    target: str,
+    classes: Sequence[str],
+    palette: Sequence[Color] | None = None,
+    title: str = "",
 ) -> np.ndarray:
-    """One picture of all examples: masks and boxes as input, truth and prediction side by side, labels
-    as a caption, green where the answer is right, else red with the true one."""
+    """One picture of all examples: masks and boxes as input, truth and prediction side by side, masks with
+    their errors too; labels as a caption, green where the answer is right, else red with the true one."""
     assert examples, "a sheet shows one example or more"
     colors = class_colors(classes, palette)
-    examples = [sized(example, target, *PANEL) for example in examples]
     if target in ("label", "labels"):
-        cells = [_captioned(example, target, classes) for example in examples]
-        return _grid(cells, columns=min(len(cells), 4))
-    cells = []
-    for example in examples:
-        if target == "mask":
-            pair = [draw_mask(example.image, mask, colors) for mask in (example.truth, example.answer)]
-        else:
-            pair = [draw_boxes(example.image, b, classes, colors) for b in (example.truth, example.answer)]
-        panels = []
-        for name, panel in zip(("input", "truth", "prediction"), [example.image, *pair], strict=True):
-            panels.append(stack([_text([(name, GREY)], panel.shape[1]), panel]))
-        cells.append(stack([_beside(panels, gap=6), _text([(example.id, GREY)], 3 * panel.shape[1])]))
-    columns = max(1, min(len(cells), WIDEST // max(cell.shape[1] for cell in cells)))
-    picture = _grid(cells, columns)
+        shown = [sized(example, target, *PANEL) for example in examples]
+        picture = _grid([_captioned(example, target, classes) for example in shown], min(len(shown), 4))
+    else:
+        cells = [_panels(example, target, classes, colors) for example in examples]
+        columns = max(1, min(len(cells), WIDEST // max(cell.shape[1] for cell in cells)))
+        picture = _grid(cells, columns)
     if target == "mask":
         masks = [mask for e in examples for mask in (e.truth, e.answer)]
-        picture = stack([picture, legend(masks, classes, colors, picture.shape[1])])
+        picture = stack([picture, legend(masks, classes, colors, picture.shape[1], errors=True)])
+    if title:
+        picture = stack([_text([(f"  {title}", BLACK)], picture.shape[1], size=20), picture])
     return picture
+
+
+def _panels(example: Example, target: str, classes: Sequence[str], colors: Sequence[Color]) -> np.ndarray:
+    """Input, truth and prediction of masks or boxes, and the errors of masks."""
+    image, truth, answer, name = sized(example, target, *PANEL)
+    panels = [("input", image)]
+    if target == "mask":
+        panels += [
+            (word, draw_mask(image, mask, colors))
+            for word, mask in (("truth", truth), ("prediction", answer))
+        ]
+        panels.append(("errors", draw_errors(image, truth, answer)))
+        judged = np.asarray(example.truth) != IGNORE
+        right = (np.asarray(example.answer) == example.truth)[judged]
+        name += f"   {100 * right.mean():.1f} % of pixels right" if right.size else "   all ignored"
+    else:
+        pair = (("truth", truth), ("prediction", answer))
+        panels += [(word, draw_boxes(image, boxes, classes, colors)) for word, boxes in pair]
+    width = image.shape[1]
+    drawn = [stack([_text([(word, GREY)], width), panel]) for word, panel in panels]
+    return stack([_text([(name, BLACK)], len(drawn) * width), _beside(drawn, gap=6)])
 
 
 def verdict(

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paribus.windows import slide
+
 LEAST = torch.finfo(torch.float32).tiny  # a probability of 0 has no logarithm
 
 
@@ -30,6 +32,7 @@ class Views(nn.Module):
         mirrors each, for label and labels.
     crop: (height, width) of the ten crops; images are at least as large.
     scales: the image is resized by each factor (bilinear, antialiased), before it is mirrored.
+    window, overlap: of masks, each view is answered in windows (see windows.py), whatever its scale.
 
     Raises ValueError for what cannot be averaged, and for a network that does not take a scaled image.
     """
@@ -42,6 +45,8 @@ class Views(nn.Module):
         views: str = "none",
         crop: tuple[int, int] | None = None,
         scales: Sequence[float] = (1.0,),
+        window: Sequence[int] | None = None,
+        overlap: float = 0.5,
     ):
         super().__init__()
         refuse(models=len(models), target=target, views=views, crop=crop, scales=scales)
@@ -49,6 +54,7 @@ class Views(nn.Module):
         self.target, self.scales = target, tuple(scales)
         self.mirrored = (False,) if views == "none" else (False, True)
         self.crop = crop if views == "ten_crop" else None
+        self.window, self.overlap = window, overlap
 
     @property
     def backbone(self) -> nn.Module:
@@ -82,7 +88,10 @@ class Views(nn.Module):
     def _answer(self, model: nn.Module, view: Tensor, own_size: bool) -> Tensor:
         """Log probabilities float32: ``[B, C, ...]``; for labels ``[2, B, C]``, of yes and of no."""
         try:
-            logits = model(view).float()
+            if self.window:
+                logits = slide(model, view, window=self.window, overlap=self.overlap)
+            else:
+                logits = model(view).float()
         except (RuntimeError, AssertionError) as error:
             if own_size or self.crop:
                 raise

@@ -72,8 +72,11 @@ class Order(Sampler[tuple[int, int]]):
         return self.kept // self.world
 
 
-def collate(samples: list[Sample]) -> tuple[torch.Tensor, Any, list[str]]:
-    """Samples -> one batch on the host: uint8 images ``[B, 3, H, W]``, targets by kind, ids."""
+def collate(samples: list[Sample], native: bool = False) -> tuple[torch.Tensor, Any, list[str]]:
+    """Samples -> one batch on the host: uint8 images ``[B, 3, H, W]``, targets by kind, ids.
+
+    native: masks keep their own sizes, int64 ``[H, W]`` in a list.
+    """
     images, targets, ids = zip(*samples, strict=True)
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     stacked = torch.from_numpy(_stack(images, height, width, 0)).permute(0, 3, 1, 2)
@@ -87,6 +90,8 @@ def collate(samples: list[Sample]) -> tuple[torch.Tensor, Any, list[str]]:
             if "masks" in target:  # instance masks grow with the image
                 below, right = height - target["masks"].shape[1], width - target["masks"].shape[2]
                 target["masks"] = torch.nn.functional.pad(target["masks"], (0, right, 0, below))
+    elif native:
+        batch = [torch.from_numpy(mask).long() for mask in targets]
     elif isinstance(first, np.ndarray) and first.ndim == 2:
         batch = torch.from_numpy(_stack(targets, height, width, IGNORE)).long()
     elif isinstance(first, np.ndarray):

@@ -5,11 +5,8 @@ and augmentation are functions of (seed, epoch, index) and of nothing else. A re
 the batches it had not seen. Evaluation counts every sample once, however many processes share it.
 """
 
-import hashlib
-import json
 import logging
-import os
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +15,8 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from paribus.data.batches import Order, Samples, collate
+from paribus.data.frequencies import Frequencies, count
+from paribus.data.remembered import remembered
 from paribus.data.samples import DataError, Problem, Reader, Split, Target
 from paribus.data.transforms import Transform
 
@@ -30,12 +29,15 @@ class DataModule(LightningDataModule):
     Images arrive at the model as float ``[B, 3, H, W]`` (``[B, 1, H, W]`` with ``channels=1``),
     normalized on the device; until there they are uint8. Targets: int64 ``[B]`` (label), float
     ``[B, C]`` (labels), int64 ``[B, H, W]`` with 255 ignored (mask), a list of dicts (boxes). Images
-    of unequal size are padded to the batch's largest, masks with 255.
+    of unequal size are padded to the batch's largest, masks with 255. Judged at their native size, masks
+    come as a list of int64 ``[H, W]``, and no number depends on the size of the batch.
 
     Args:
         batch_size: images of one optimizer step, over all processes and accumulated parts.
         size: (H, W) the network sees; None keeps every image's own.
         fit: how an image of another size gets there: stretched, cropped or padded.
+        judge_at: of masks, for val and test: fitted as the images are, or native, untouched: then the answer
+            is brought back to the mask's size.
         mean, std: of the training images scaled to [0, 1], one number a channel.
         on_error: stop before training, or skip, the samples that cannot be used.
         verify: read every file once before the first training on it.
@@ -53,6 +55,7 @@ class DataModule(LightningDataModule):
         std: list[float],
         size: tuple[int, int] | None = None,
         fit: Literal["stretch", "crop", "pad"] = "stretch",
+        judge_at: Literal["fitted", "native"] = "fitted",
         channels: Literal[1, 3] = 3,
         num_workers: int = 0,
         on_error: Literal["stop", "skip"] = "stop",
@@ -71,6 +74,16 @@ class DataModule(LightningDataModule):
             raise ValueError(f"`data.train_fraction={train_fraction}`: more than 0, at most 1")
         if batch_size < 1:
             raise ValueError(f"`data.batch_size={batch_size}`: 1 or more")
+        native = judge_at == "native"
+        if native and reader.target != "mask":
+            raise ValueError(
+                f"`data.judge_at=native` is for masks, and `{reader.target}` is judged: leave it at fitted"
+            )
+        if native and size and fit == "crop":
+            raise ValueError(
+                "`data.judge_at=native` judges every pixel, and data.fit=crop cuts some off unseen: "
+                "data.fit=stretch or pad, or data.judge_at=fitted"
+            )
         self.reader, self.batch_size, self.num_workers = reader, batch_size, num_workers
         self.on_error, self.verify, self.train_fraction, self.seed = on_error, verify, train_fraction, seed
         self.channels, self.channels_last = channels, channels_last
@@ -79,8 +92,8 @@ class DataModule(LightningDataModule):
         self.scale = torch.tensor(std).mul(255).reciprocal().view(1, -1, 1, 1)
         augmentation = augmentation or {}
         target = reader.target
-        self.train_transform = Transform(target=target, size=self.size, fit=fit, **augmentation)
-        self.eval_transform = Transform(target=target, size=self.size, fit=fit)
+        self.train_transform = Transform(target=target, size=self.size, fit=fit, native=False, **augmentation)
+        self.eval_transform = Transform(target=target, size=self.size, fit=fit, native=native)
         self.splits: dict[str, Split] = {}
 
     @property
@@ -113,25 +126,20 @@ class DataModule(LightningDataModule):
 
     def _problems(self, split: Split) -> list[Problem]:
         """What is wrong with a split; remembered, so that a set is read whole once and not every run."""
-        files = getattr(split, "files", None)
-        if files is None:
-            return split.problems()
-        key = hashlib.sha256(type(self.reader).__qualname__.encode())
-        key.update(repr(sorted((k, v) for k, v in vars(self.reader).items() if _plain(v))).encode())
-        for file in files():
-            state = os.stat(file) if os.path.exists(file) else None
-            key.update(f"{file}{state and (state.st_size, state.st_mtime_ns)}".encode())
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "paribus", "verified")
-        known = cache / f"{key.hexdigest()[:32]}.json"
-        if known.is_file():
-            return [Problem(*row) for row in json.loads(known.read_text())]
-        log.info("reading every file once (data.verify=false leaves this out)")
-        problems = split.problems()
-        cache.mkdir(parents=True, exist_ok=True)
-        part = known.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(problems))
-        part.replace(known)
-        return problems
+        notice = "reading every file once (data.verify=false leaves this out)"
+        return [Problem(*row) for row in remembered("verified", self.reader, split, split.problems, notice)]
+
+    def frequencies(self) -> Frequencies:
+        """Of the classes in the masks of the training split, as they are stored; remembered.
+
+        Of all of them whatever `train_fraction` and `seed` are, so that these change the samples and nothing
+        else.
+        """
+        self.open("train")
+        split = self.splits["train"]
+        notice = "counting the classes of the training masks once"
+        found = remembered("frequencies", self.reader, split, lambda: count(split, len(self.classes)), notice)
+        return Frequencies(*found)
 
     def setup(self, stage: str) -> None:
         self.open(*{"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()))
@@ -181,7 +189,7 @@ class DataModule(LightningDataModule):
             sampler=order,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=collate,
+            collate_fn=partial(collate, native=samples.transform.native),
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -228,7 +236,3 @@ class DataModule(LightningDataModule):
         if self.channels == 1:
             result = result.mean(1, keepdim=True)
         return result.sub_(self.mean.to(result.device)).mul_(self.scale.to(result.device))
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool | None | tuple | list | dict)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from paribus.data.samples import IGNORE, Sample
 
@@ -35,6 +37,8 @@ class Transform:
     size: (height, width) that the network sees; None leaves every image its own.
     fit: ``stretch`` changes the aspect; ``crop`` covers the size and cuts off what exceeds it, equally
         on both sides; ``pad`` fits inside, and fills the right and the bottom with black.
+    native: masks stay as they are, and the image alone is fitted; what is answered on it is brought back
+        to the mask's size by ``restore_logits``.
 
     Masks are resized to the nearest pixel; what lies outside the image is 255 in a mask and 0 in an
     instance's mask, whatever ``fill_mask`` a transform was given (one that leaves the mask alone,
@@ -49,6 +53,7 @@ class Transform:
         target: Literal["label", "labels", "mask", "boxes"],
         size: tuple[int, int] | None,
         fit: Literal["stretch", "crop", "pad"] = "stretch",
+        native: bool = False,
         before_resize: Sequence["BasicTransform"] = (),
         after_resize: Sequence["BasicTransform"] = (),
     ):
@@ -56,7 +61,7 @@ class Transform:
             raise ValueError(f"`data.fit` is {fit!r}; it is one of stretch, crop, pad.")
         self.target = target
         self.size: Size | None = None if size is None else (size[0], size[1])
-        self.fit = fit
+        self.fit, self.native = fit, native
         self.before = _compose(before_resize, target, "before_resize")
         self.after = _compose(after_resize, target, "after_resize")
 
@@ -71,18 +76,38 @@ class Transform:
         sample = self._fitted(sample)
         return self._changed(sample, self.after, generators)
 
-    def restore_mask(self, mask: np.ndarray, original: Size) -> np.ndarray:
-        """A mask ``[h, w]`` predicted on the fitted image, as one of the original, ``[H, W]``.
+    def restore_logits(self, logits: Tensor, original: Size) -> Tensor:
+        """Logits ``[B, C, h, w]`` on fitted images as those on the original, float32 ``[B, C, H, W]``: bilinear.
 
-        What the network did not see, because ``crop`` cut it off, is 255.
+        Logits and not decisions, which would keep the steps of the coarser pixels (Long et al. 2015 and its
+        successors enlarge so too). Where ``crop`` has cut, the border's are repeated: see ``unseen``.
         """
+        logits = logits.float()
         if self.size is None or self.size == original:
-            return mask[: original[0], : original[1]]  # a batch may have padded it
+            return logits[..., : original[0], : original[1]]  # a batch may have padded it
         (height, width), top, left = self._place(original)
-        whole = np.full((height, width), IGNORE, mask.dtype)
-        seen = mask[: height - top, : width - left]
-        whole[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
-        return _nearest(whole, original)
+        logits = logits[..., : height - top, : width - left]
+        below, right = height - top - logits.shape[-2], width - left - logits.shape[-1]
+        if self.fit == "crop":
+            logits = F.pad(logits, (left, right, top, below), mode="replicate")
+        return F.interpolate(logits, original, mode="bilinear", antialias=True)
+
+    def restore_image(self, image: np.ndarray, original: Size) -> np.ndarray:
+        """A fitted image ``[h, w, 3]``, of which nothing was cut off, at the size of the original."""
+        if self.size is None or self.size == original:
+            return image[: original[0], : original[1]]
+        height, width = self._place(original)[0]
+        return _resized(image[:height, :width], original)
+
+    def unseen(self, original: Size) -> np.ndarray:
+        """bool ``[H, W]``: the pixels of the original that the network did not see, cut off by ``crop``."""
+        unseen = np.zeros(original, bool)
+        if self.size is not None and self.size != original and self.fit == "crop":
+            (height, width), top, left = self._place(original)
+            whole = np.ones((height, width), bool)
+            whole[top : top + self.size[0], left : left + self.size[1]] = False
+            unseen = _nearest(whole, original)
+        return unseen
 
     def restore_boxes(self, boxes: np.ndarray, original: Size) -> np.ndarray:
         """Boxes ``[N, 4]`` found on the fitted image, in pixels of the original, cut at its border."""
@@ -113,7 +138,7 @@ class Transform:
         resized, top, left = self._place(original)
         image = self._placed(_resized(sample.image, resized), top, left, 0)
         target = sample.target
-        if self.target == "mask":
+        if self.target == "mask" and not self.native:
             target = self._placed(_nearest(target, resized), top, left, IGNORE)
         elif self.target == "boxes":
             boxes = target["boxes"] * _scale(original, resized) - np.array([left, top, left, top], np.float32)

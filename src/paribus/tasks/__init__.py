@@ -1,8 +1,9 @@
-"""How models are trained and judged: a base class and three tasks."""
+"""How models are trained and judged: a base class and its tasks."""
 
 from paribus.tasks.base import Batch, DivergedError, Task
 from paribus.tasks.classification import Classification
+from paribus.tasks.clustering import Clustering
 from paribus.tasks.detection import Detection
 from paribus.tasks.segmentation import Segmentation
 
-__all__ = ["Batch", "Classification", "Detection", "DivergedError", "Segmentation", "Task"]
+__all__ = ["Batch", "Classification", "Clustering", "Detection", "DivergedError", "Segmentation", "Task"]

@@ -9,7 +9,7 @@ only moments at which the host waits for the device.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -92,6 +92,11 @@ class Task(LightningModule, ABC):
     def predict(self, images: Tensor) -> Any:
         """The model's answer to normalized images ``[B, C, H, W]``."""
         return self.model(images)
+
+    def answers(self, batch: Batch) -> Iterator[tuple[Any, Any]]:
+        """What is judged: the batch's answer and its targets, or one after the other those of its parts."""
+        images, targets, _ = batch
+        yield self.predict(images), targets
 
     @abstractmethod
     def compare(self, answer: Any, targets: Any) -> dict[str, Tensor]:
@@ -215,15 +220,17 @@ class Task(LightningModule, ABC):
         self._conclude("test")
 
     def _judge(self, split: str, batch: Batch) -> Any:
-        images, targets, ids = batch
-        answer = self.predict(images)
-        for name, value in self.compare(answer, targets).items():
-            if name not in self.mean_losses:
-                self.mean_losses[name] = WeightedMean().to(self.device)
-            self.mean_losses[name].update(value, len(ids))
-        decision = self.decide(answer)
-        self.metrics[split].update(decision, targets)
-        return decision  # for callbacks that draw it
+        decisions = []
+        for answer, targets in self.answers(batch):
+            for name, value in self.compare(answer, targets).items():
+                if name not in self.mean_losses:
+                    self.mean_losses[name] = WeightedMean().to(self.device)
+                self.mean_losses[name].update(value, len(targets))
+            decision = self.decide(answer)
+            self.metrics[split].update(decision, targets)
+            decisions.append(decision)
+        # For callbacks that draw it: one decision an image.
+        return decisions[0] if len(decisions) == 1 else [one for part in decisions for one in part]
 
     def _conclude(self, split: str) -> None:
         metric = self.metrics[split]

@@ -1,0 +1,43 @@
+"""What was found out about a set's files, kept for later runs until one of the files changes."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from paribus.data.samples import Reader, Split
+
+log = logging.getLogger(__name__)
+
+
+def remembered(what: str, reader: Reader, split: Split, find: Callable[[], Any], notice: str) -> Any:
+    """What ``find`` returns, or has returned before for the same reader and files; as JSON gives it back.
+
+    Kept in the user's cache folder, below ``what``; files are known by name, size and time. Of a split without
+    files (generated samples) nothing is kept. ``notice`` is logged before files are read.
+    """
+    files = getattr(split, "files", None)
+    if files is None:
+        return find()
+    key = hashlib.sha256(type(reader).__qualname__.encode())
+    key.update(repr(sorted((k, v) for k, v in vars(reader).items() if _plain(v))).encode())
+    for file in files():
+        state = os.stat(file) if os.path.exists(file) else None
+        key.update(f"{file}{state and (state.st_size, state.st_mtime_ns)}".encode())
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "paribus", what)
+    known = folder / f"{key.hexdigest()[:32]}.json"
+    if not known.is_file():
+        log.info(notice)
+        found = json.dumps(find())
+        folder.mkdir(parents=True, exist_ok=True)
+        part = known.with_suffix(f".{os.getpid()}")
+        part.write_text(found)
+        part.replace(known)
+    return json.loads(known.read_text())
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | None | tuple | list | dict)
