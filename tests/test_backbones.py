@@ -112,7 +112,14 @@ def test_input_channels(norm):
 
 @pytest.mark.parametrize(
     ("name", "stride"),
-    [("test_resnet", 8), ("test_resnet", 16), ("test_efficientnet", 8), ("test_convnext", 16)],
+    [
+        ("test_resnet", 8),
+        ("test_resnet", 16),
+        ("test_efficientnet", 8),
+        ("test_convnext", 16),
+        ("densenet121", 16),
+        ("resnet18", 4),
+    ],
 )
 def test_output_stride(name, stride):
     backbone = Timm(name=name, output_stride=stride)
@@ -132,9 +139,8 @@ def test_output_stride(name, stride):
         ),
         ({"name": "test_convnext", "norm": "batch"}, "no batch norm"),
         ({"name": "levit_128s", "norm": "group"}, "normalizes vectors"),
-        ({"name": "resnet18", "output_stride": 4}, "output_stride=4: resnet18 can have 8, 16, 32"),
+        ({"name": "resnet18", "output_stride": 12}, "output_stride=12: resnet18 can have 2, 4, 8, 16, 32"),
         ({"name": "test_vit", "output_stride": 8}, "test_vit can have 16"),
-        ({"name": "densenet121", "output_stride": 16}, "densenet121 can have 32"),
         ({"name": "ghostnet_050", "drop_path": 0.1}, "backbone.drop_path: ghostnet_050 has none"),
         ({"name": "test_resnet", "image_size": (64, 64)}, "backbone.image_size: test_resnet takes any"),
         ({"name": "resnet18", "pretrained": True, "weights": "x"}, "choose one"),

@@ -21,6 +21,7 @@ from paribus.models.backbones.mlp import MLP
 from paribus.models.backbones.mobilenet import MobileNet
 from paribus.models.backbones.resnet import ResNet
 from paribus.models.backbones.timm import Timm
+from paribus.models.backbones.unet import UNetEncoder
 from paribus.models.backbones.vgg import VGG
 from paribus.models.classifier import Classifier
 from paribus.models.normalization import Norm
@@ -54,6 +55,7 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any], int]] = {
     "resnext": (ResNet, {"depth": 50, "cardinality": 2, "base_width": 4}, 36),
     "densenet": (DenseNet, {"family": "cifar", "depth": 10, "growth": 4}, 16),
     "mobilenet": (MobileNet, {"width": 0.1}, 36),
+    "unet": (UNetEncoder, {"width": 4, "depth": 3, "padded": True}, 16),
     "test_resnet": (Timm, {"name": "test_resnet"}, 36),
     "test_efficientnet": (Timm, {"name": "test_efficientnet"}, 36),
     "test_convnext": (Timm, {"name": "test_convnext"}, 36),

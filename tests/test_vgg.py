@@ -146,6 +146,8 @@ def test_each_key_changes_what_it_says():
     assert [m.p for m in on_meta(dropout=0.1).backbone.modules() if isinstance(m, nn.Dropout)] == [0.1, 0.1]
     assert kinds(hidden=[]) == plain[:-6]
     assert on_meta(hidden=[]).head.in_features == 25088
+    assert on_meta(width=16, hidden=[]).head.in_features == 25088 // 4
+    assert on_meta(width=16).backbone.channels == [16, 32, 64, 128, 128, 128]
     for norm, kind in (("batch", "BatchNorm2d"), ("group", "GroupNorm"), ("instance", "InstanceNorm")):
         without = [k for k in kinds(norm=norm) if k != kind]
         assert without == plain
@@ -180,6 +182,8 @@ def test_weights_of_another_library_are_taken_in_order_and_their_norm_replaced(t
         ({"configuration": "C", "pretrained": True}, r"backbone\.pretrained: .* of A, B, D, E"),
         ({"se_reduction": 16, "pretrained": True}, r"without se_reduction"),
         ({"configuration": "A-LRN", "pretrained": True}, r"without .*local_response"),
+        ({"width": 32, "pretrained": True}, r"torchvision does of .* of width 64"),
+        ({"width": 0}, r"backbone\.width=0: 1 or more"),
         ({"se_reduction": 128}, r"backbone\.se_reduction=128: from 1 to the 64 channels"),
     ],
 )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
+from paribus.models.dilation import dilate
 from paribus.models.layers import ConvNormAct, FullyConnected
 from paribus.models.normalization import LocalResponseNorm, Norm
 
@@ -26,6 +27,7 @@ class AlexNet(nn.Module):
         6 x 6 cells, to which larger maps are averaged.
     remove: layers left out, of conv3, conv4, fc6, fc7 (Zeiler & Fergus 2014, Visualizing and understanding
         convolutional networks, table 3). fc6 and fc7 are as wide, so that either makes the same network.
+    output_stride: the coarsest at most; the stages beyond are dilated instead, see dilate().
     dropout: after fc6 and fc7.
     norm: None is the network's own. local_response, that of two columns, follows conv1 and conv2 and their
         activations (section 3.3); none is that of a single column. Any other is between each convolution and
@@ -39,6 +41,7 @@ class AlexNet(nn.Module):
         *,
         columns: Literal[1, 2] = 2,
         remove: Sequence[Literal["conv3", "conv4", "fc6", "fc7"]] = (),
+        output_stride: int = 32,
         dropout: float = 0.5,
         norm: Norm | None = None,
         activation: Activation = "relu",
@@ -100,6 +103,7 @@ class AlexNet(nn.Module):
             weights=weights,
             published="torchvision/alexnet" if pretrained else None,
         )
+        dilate(self, output_stride)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Raises ValueError for images too small for the last pooling."""

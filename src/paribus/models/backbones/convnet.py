@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
+from paribus.models.dilation import dilate
 from paribus.models.layers import ConvNormAct
 from paribus.models.normalization import Norm
 
@@ -31,6 +32,7 @@ class ConvNet(nn.Module):
         see the same pixels (section 2.3 of the paper). The last of them strides.
     downsample: stride, in the first convolution of a stage; max or average, 2x2 pooling after the last, whose
         maps are as large. Then every convolution sees a map twice as large each way.
+    output_stride: the coarsest at most, None whatever it is; the stages beyond are dilated instead, see dilate().
     dropout: of single values, after each stage (Srivastava et al. 2014).
     norm, activation, init, weights: see finish(). With norm=none the convolutions have biases.
     """
@@ -43,6 +45,7 @@ class ConvNet(nn.Module):
         kernel: Literal[3, 5, 7] = 3,
         stacked: bool = False,
         downsample: Literal["stride", "max", "average"] = "stride",
+        output_stride: int | None = None,
         dropout: float = 0.0,
         norm: Norm = "batch",
         activation: Activation = "relu",
@@ -81,6 +84,8 @@ class ConvNet(nn.Module):
             self.stages.append(nn.Sequential(*layers))
         self.embedding = 4 * channels[-1]
         finish(self, norm=None if plain else norm, activation=activation, init=init, weights=weights)
+        if output_stride:
+            dilate(self, output_stride)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return maps(self.stages, x)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
+from paribus.models.dilation import dilate
 from paribus.models.normalization import Norm
 
 _BLOCKS = {121: [6, 12, 24, 16], 161: [6, 12, 36, 24], 169: [6, 12, 32, 32], 201: [6, 12, 48, 32]}
@@ -25,6 +26,7 @@ class DenseNet(nn.Module):
     growth: channels that each layer adds, the paper's k. None is the family's: 32 (161 layers: 48), for cifar 12.
     bottleneck: a 1x1 convolution to 4 * growth channels before each 3x3 (the paper's B); imagenet's always have.
     compression: the share of the channels that a transition keeps; below 1 the paper's C.
+    output_stride: the coarsest at most; the stages beyond are dilated instead, see dilate().
     dropout: after each convolution but the stem's.
     norm, activation, init, pretrained, weights: see finish(). pretrained takes timm's weights.
     """
@@ -37,6 +39,7 @@ class DenseNet(nn.Module):
         growth: int | None = None,
         bottleneck: bool = True,
         compression: float = 0.5,
+        output_stride: int = 32,
         dropout: float = 0.0,
         norm: Norm = "batch",
         activation: Activation = "relu",
@@ -91,6 +94,7 @@ class DenseNet(nn.Module):
             published=_published(depth, family) if pretrained else None,
             calibrated=(in_channels, (64, 64)),
         )
+        dilate(self, output_stride)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return maps(self.stages, x)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
+from paribus.models.dilation import dilate
 from paribus.models.layers import ConvNormAct, Rescale, SqueezeExcite, global_average
 from paribus.models.normalization import LocalResponseNorm, Norm
 
@@ -37,6 +38,7 @@ class GoogLeNet(nn.Module):
     se_reduction: of squeeze-and-excitation on every module's output (Hu et al. 2018, figure 2); None is without.
     rescale: takes images normalized by ImageNet's mean and deviation to those of 0.5 and 0.5, which
         torchvision's weights expect; so true with these, unless `data.mean` and `data.std` are 0.5.
+    output_stride: the coarsest at most; the stages beyond are dilated instead, see dilate().
     dropout: of the averaged last map, which the classifier sees with its own head; no map is touched.
     norm: none and local_response are the network of 2014, whose convolutions have biases; local_response has
         that norm, with Caffe's constants, after pool1 and conv3 as in figure 3, and none elsewhere. The others
@@ -53,6 +55,7 @@ class GoogLeNet(nn.Module):
         last_pool: Literal[2, 3] = 2,
         se_reduction: int | None = None,
         rescale: bool = False,
+        output_stride: int = 32,
         dropout: float = 0.4,
         norm: Norm = "batch",
         activation: Activation = "relu",
@@ -111,6 +114,7 @@ class GoogLeNet(nn.Module):
             weights=weights,
             published="torchvision/googlenet" if pretrained else None,
         )
+        dilate(self, output_stride)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return maps(self.stages, self.rescale(x))

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
+from paribus.models.dilation import dilate
 from paribus.models.layers import Rescale
 from paribus.models.normalization import Norm
 
@@ -20,6 +21,7 @@ class MobileNet(nn.Module):
     separable: true, each block is a 3x3 convolution of each channel alone, and then a 1x1 of all; false, one full
         3x3 convolution, the paper's comparison (table 4).
     rescale: see GoogLeNet; timm's weights expect it too.
+    output_stride: the coarsest at most; the stages beyond are dilated instead, see dilate().
     dropout: after each block.
     activation: None is ReLU6, as in timm's weights and the authors' code. The paper says ReLU.
     norm, init, pretrained, weights: see finish(). pretrained takes timm's weights, of width 1 and 1.25.
@@ -31,6 +33,7 @@ class MobileNet(nn.Module):
         width: float = 1.0,
         separable: bool = True,
         rescale: bool = False,
+        output_stride: int = 32,
         dropout: float = 0.0,
         norm: Norm = "batch",
         activation: Activation | None = None,
@@ -79,6 +82,7 @@ class MobileNet(nn.Module):
             published=_published(width, separable) if pretrained else None,
             calibrated=(in_channels, (64, 64)),
         )
+        dilate(self, output_stride)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return maps(self.stages, self.rescale(x))

@@ -1,16 +1,17 @@
 """Any network of timm (Wightman 2019, https://github.com/huggingface/pytorch-image-models) as a backbone."""
 
 import difflib
+from contextlib import suppress
 from typing import Any
 
 import timm
-import torch
 from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish
+from paribus.models.dilation import check_dilation, dilate
 from paribus.models.normalization import Norm
 
 # A network tied to one input size takes any with one of these, under its family's name for it.
@@ -35,7 +36,8 @@ class Timm(nn.Module):
     dropout: timm's drop_rate, where the network has it, mostly before the classifier.
     pretrained: timm's weights for the name, downloaded or from its cache.
     weights: a .pth, .pt, .safetensors or .ckpt file, or a run folder, whose backbone is taken.
-    output_stride: the coarsest at most; below the network's own it is dilated, where timm can.
+    output_stride: the coarsest at most, 32 whatever it is. Below the network's own it is dilated, see dilate(), so
+        that weights make the features that they made; where dilate() cannot and timm can, as timm does.
     drop_path: the last block's rate of stochastic depth (Huang et al. 2016).
     image_size: (H, W), for networks that are tied to one (beit, maxvit, mixer, ...); all others take any.
 
@@ -70,14 +72,19 @@ class Timm(nn.Module):
             options["drop_rate"] = dropout
         if image_size:
             options["img_size"] = tuple(image_size)
-        self.network = network = _create(name, options, output_stride)
+        self._take(_create(name, options))
+        dilated = output_stride < 32  # timm's default, which levit's strides of 64 pass as well
+        try:
+            if dilated:
+                check_dilation(self, output_stride, name=name)
+        except ValueError:
+            with suppress(TypeError, AssertionError, ValueError, NotImplementedError):
+                self._take(_create(name, options | {"output_stride": output_stride}))
+            if max(self.strides) > output_stride:
+                raise
+        network = self.network
         if drop_path and not any(isinstance(m, DropPath) and m.drop_prob for m in network.modules()):
             raise ValueError(f"backbone.drop_path: {name} has no stochastic depth in timm; leave it at 0")
-
-        strides = _strides(network)
-        self.indices = _selection(strides)
-        self.strides = [strides[i] for i in self.indices]
-        self.channels = [_features(network)[i]["num_chs"] for i in self.indices]
         self.embedding: int = network.head_hidden_size
 
         classifier = network.pretrained_cfg.get("classifier") or ()
@@ -96,6 +103,15 @@ class Timm(nn.Module):
             )
         except ValueError as error:
             raise ValueError(f"backbone.name={name}: {error}") from None
+        if dilated:
+            dilate(self, output_stride, name=name)
+
+    def _take(self, network: Any) -> None:
+        self.network = network
+        strides = [info["reduction"] for info in _features(network)]
+        self.indices = _selection(strides)
+        self.strides = [strides[i] for i in self.indices]
+        self.channels = [_features(network)[i]["num_chs"] for i in self.indices]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.network.forward_intermediates(
@@ -129,15 +145,10 @@ def _check_name(name: str) -> None:
         )
 
 
-def _create(name: str, options: dict[str, Any], output_stride: int) -> Any:
+def _create(name: str, options: dict[str, Any]) -> Any:
     """timm's network; its errors in the words of our keys."""
     try:
-        if output_stride == 32:
-            return _any_size(name, options)
-        try:
-            network = _any_size(name, options | {"output_stride": output_stride})
-        except (TypeError, AssertionError, ValueError, NotImplementedError):
-            network = _any_size(name, options)
+        return _any_size(name, options)
     except TypeError as error:
         if "drop_path_rate" in str(error):
             raise ValueError(f"backbone.drop_path: {name} has none in timm; leave it at 0") from error
@@ -146,11 +157,6 @@ def _create(name: str, options: dict[str, Any], output_stride: int) -> Any:
         if "img_size" in str(error):
             raise ValueError(f"backbone.image_size: {name} takes any; leave it null") from error
         raise
-    own = max(_strides(network))
-    if own > output_stride:
-        possible = [str(s) for s in (8, 16) if s < own and _can_dilate(name, s)] + [str(own)]
-        raise ValueError(f"backbone.output_stride={output_stride}: {name} can have {', '.join(possible)}")
-    return network
 
 
 def _any_size(name: str, options: dict[str, Any]) -> Any:
@@ -179,22 +185,9 @@ def _features(network: Any) -> list[dict[str, Any]]:
     return info if isinstance(info, list) else info.info
 
 
-def _strides(network: Any) -> list[int]:
-    return [info["reduction"] for info in _features(network)]
-
-
 def _selection(strides: list[int]) -> list[int]:
     """All maps of a pyramid; of a column of equal maps, those at thirds of its depth."""
     depth = len(strides)
     if depth > 3 and len(set(strides)) == 1:
         return [depth // 3 - 1, 2 * depth // 3 - 1, depth - 1]
     return list(range(depth))
-
-
-def _can_dilate(name: str, output_stride: int) -> bool:
-    try:
-        with torch.device("meta"):
-            network = timm.create_model(name, num_classes=0, output_stride=output_stride)
-    except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError):
-        return False
-    return max(_strides(network)) <= output_stride

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
+from paribus.models.dilation import dilate
 from paribus.models.layers import ConvNormAct, FullyConnected, SqueezeExcite
 from paribus.models.normalization import LocalResponseNorm, Norm
 
@@ -26,9 +27,11 @@ class VGG(nn.Module):
 
     configuration: of table 1, A (11 layers), B (13), C and D (16, C with 1x1 convolutions), E (19). A-LRN is A
         with norm=local_response.
+    width: channels of the first stage, 64 in the paper; the others have 2, 4, 8, 8 times as many.
     hidden: features of the fully connected layers; the paper's if None, [4096, 4096].
     se_reduction: of squeeze-and-excitation after the activation of every convolution (Hu et al. 2018, section
         3.2); None is without.
+    output_stride: the coarsest at most; the stages beyond are dilated instead, see dilate().
     dropout: after each of `hidden`.
     norm: between each convolution, which keeps its bias, and its activation, as in torchvision; local_response
         as in the paper, after the first convolution and its activation.
@@ -41,8 +44,10 @@ class VGG(nn.Module):
         self,
         *,
         configuration: Literal["A", "A-LRN", "B", "C", "D", "E"] = "D",
+        width: int = 64,
         hidden: list[int] | None = None,
         se_reduction: int | None = None,
+        output_stride: int = 32,
         dropout: float = 0.5,
         norm: Norm = "none",
         activation: Activation = "relu",
@@ -60,35 +65,39 @@ class VGG(nn.Module):
             configuration, norm = "A", "local_response"
         if configuration not in _KERNELS:
             raise ValueError(f"backbone.configuration={configuration}: one of A, A-LRN, B, C, D, E")
+        if width < 1:
+            raise ValueError(f"backbone.width={width}: 1 or more")
         plain = norm in ("none", "local_response")
         published = None
         if pretrained:
-            if configuration not in _DEPTHS or se_reduction or norm == "local_response":
+            if configuration not in _DEPTHS or width != 64 or se_reduction or norm == "local_response":
                 raise ValueError(
                     "backbone.pretrained: nobody publishes weights of this network; torchvision does of A, B, D, "
-                    "E without se_reduction and local_response"
+                    "E of width 64, without se_reduction and local_response"
                 )
             published = f"torchvision/vgg{_DEPTHS[configuration]}{'' if plain else '_bn'}"
 
-        self.channels = [64, 128, 256, 512, 512, 512]
+        self.channels = [width * n for n in (1, 2, 4, 8, 8, 8)]
         self.strides = [1, 2, 4, 8, 16, 32]
         stages: list[nn.Sequential] = []
-        for kernels, width in zip(_KERNELS[configuration], self.channels, strict=False):
+        for kernels, channels in zip(_KERNELS[configuration], self.channels, strict=False):
             layers: list[nn.Module] = [nn.MaxPool2d(2)] if stages else []
             for kernel in kernels:
                 layers.append(
                     ConvNormAct(
-                        in_channels, width, kernel=kernel, bias=True, norm="none" if plain else "batch"
+                        in_channels, channels, kernel=kernel, bias=True, norm="none" if plain else "batch"
                     )
                 )
-                in_channels = width
+                in_channels = channels
                 if se_reduction:
-                    layers.append(SqueezeExcite(width, se_reduction))
+                    layers.append(SqueezeExcite(channels, se_reduction))
             stages.append(nn.Sequential(*layers))
         if norm == "local_response":
             stages[0].insert(1, LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0))
         self.stages = nn.ModuleList([*stages, nn.MaxPool2d(2)])
-        self.fc = FullyConnected(512, [4096, 4096] if hidden is None else hidden, grid=7, dropout=dropout)
+        self.fc = FullyConnected(
+            in_channels, [4096, 4096] if hidden is None else hidden, grid=7, dropout=dropout
+        )
         self.embedding = self.fc.width
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
@@ -103,6 +112,7 @@ class VGG(nn.Module):
             weights=weights,
             published=published,
         )
+        dilate(self, output_stride)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Raises ValueError for images of less than 32 pixels."""
