@@ -56,6 +56,7 @@ def test_weights_that_lead_nowhere_are_quoted(here):
 
 def test_a_sweep_is_asked_for_anywhere_among_the_overrides(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "a=1", "-m", "b=1,2"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # door() sets it, for its process
     seen = []
     door(lambda: seen.extend(sys.argv))
     assert seen == ["train.py", "-m", "a=1", "b=1,2"]
