@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: $(READY) ## Does normalization help? 15 runs on the embedded digits, the table, a picture (3 minutes)
+demo: $(READY) ## Does normalization help? 15 runs on the embedded digits, the table, a picture (2 minutes)
 	$(BIN)/python scripts/train.py ablation=normalization
 	$(BIN)/python scripts/report.py ablation=normalization
 
