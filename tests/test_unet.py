@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import squares
 from composing import composed
 from paribus.checks import check
 from paribus.config import build
@@ -101,29 +102,7 @@ def test_a_decoder_needs_channels():
 
 
 def test_it_learns_to_segment_squares():
-    model = unet("convnet", classes=2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-
-    def scene():
-        images, masks = 0.3 * torch.randn(4, 3, 48, 48), torch.zeros(4, 48, 48, dtype=torch.long)
-        for image, mask in zip(images, masks, strict=True):
-            y, x = torch.randint(0, 30, (2,))
-            image[:, y : y + 16, x : x + 16] += 1
-            mask[y : y + 16, x : x + 16] = 1
-        return images, masks
-
-    for _ in range(40):
-        images, masks = scene()
-        loss = F.cross_entropy(model(images), masks)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    images, masks = scene()
-    found = model.eval()(images).argmax(1)
-    assert (found & masks).sum() / (found | masks).sum() > 0.8
-
-
-# --- the network of 2015 -----------------------------------------------------------------------------
+    assert squares.learned(unet("convnet", classes=2), steps=40) > 0.8
 
 
 def unet_2015(width=4, depth=3, padded=False, classes=2, **keys):

@@ -201,21 +201,23 @@ class Parts(NamedTuple):
     logger: Any
 
 
+def make(node: dict[str, Any], **supplied: Any) -> Any:
+    """What a node's ``_target_`` makes of its keys and of the objects supplied; a partial for ``_partial_``."""
+    from hydra.utils import instantiate
+
+    made = instantiate(
+        OmegaConf.create(node), _convert_="all", _partial_=bool(supplied) or "_partial_" in node
+    )
+    # Through a partial: instantiate itself would make plain dicts of supplied dataclasses.
+    return made(**supplied) if supplied else made
+
+
 def build(config: TrainConfig, folder: Path | None = None) -> Parts:
     """The data module, the task around its model, and the logger, as the config describes them.
 
     The backbone comes first and the data second: what a network cannot do is said before a file is
     read. With ``folder`` None no logger is made (evaluation, prediction).
     """
-    from hydra.utils import instantiate
-
-    def make(node: dict[str, Any], **supplied: Any) -> Any:
-        made = instantiate(
-            OmegaConf.create(node), _convert_="all", _partial_=bool(supplied) or "_partial_" in node
-        )
-        # Through a partial: instantiate itself would make plain dicts of supplied dataclasses.
-        return made(**supplied) if supplied else made
-
     from paribus import metrics
 
     judge: Any = {

@@ -1,7 +1,5 @@
 """What a judged split's classes were taken for: confusion_<split>.csv and figures/<split>_confusion.png."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +8,7 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
 from paribus.results import write_text
+from paribus.tables import csv_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,11 +56,8 @@ class Confusion(Callback):
 
 def table(counts: np.ndarray, classes: Sequence[str]) -> str:
     """CSV of integers ``[C, C]``: a row for each true class, a column for each predicted one."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["truth \\ prediction", *classes])
-    rows.writerows([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
-    return text.getvalue()
+    rows = [[name, *row] for name, row in zip(classes, counts.tolist(), strict=True)]
+    return csv_text([["truth \\ prediction", *classes], *rows])
 
 
 def figure(

@@ -1,8 +1,6 @@
 """A finished run, applied to images: labels as CSV, masks as PNG, boxes as COCO JSON, and overlays."""
 
-import csv
 import glob
-import io
 import logging
 import os
 import sys
@@ -19,6 +17,7 @@ from paribus.config import ConfigError, Parts, PredictConfig, TrainConfig
 from paribus.data.files import SUFFIXES, SampleError, read_image
 from paribus.data.samples import IGNORE, Sample
 from paribus.restore import masks_as, one_device, restored, run_config, without_data_set
+from paribus.tables import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -223,10 +222,8 @@ class Labels:
         self.rows.append(row)
 
     def close(self) -> Path:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self.rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(self.path, text.getvalue())
+        results.write_text(self.path, csv_text(self.rows))
         return self.path
 
 

@@ -1,17 +1,16 @@
 """Answer an ablation's question: a table in the terminal, and on disk the same table as Markdown and CSV,
 with a picture. Works while the runs are still being made. No torch, no lightning."""
 
-import csv
 import difflib
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paribus.comparison import Comparison, Scale, compare
 from paribus.results import Run, find_runs, natural, write_text
+from paribus.tables import csv_text, markdown_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -147,43 +146,37 @@ def markdown(comparison: Comparison) -> str:
     if comparison.source:
         parts.append(f"Source of the question: {comparison.source}")
     parts += [
-        _markdown_table(header, rows),
+        markdown_table(header, rows, left=(header[0], "verdict")),
         legend(comparison),
         "![Every seed, mean and interval](figure.png)",
     ]
     parts.append("\n".join(f"- {note}" for note in notes(comparison)))
     unit = f", {scale.unit}" * bool(scale.unit)
     parts += [f"## Every seed: {comparison.metric}{unit}"]
-    parts.append(_markdown_table([header[0], *(f"seed {seed}" for seed in seeds)], each))
+    parts.append(
+        markdown_table([header[0], *(f"seed {seed}" for seed in seeds)], each, left=(header[0], "verdict"))
+    )
     if origin := _origin(comparison.runs):
         parts.append(f"Made with {origin}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in [header, *rows]]
-    rule = [":--" if title in (header[0], "verdict") else "--:" for title in header]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]])
-
-
 def table_csv(comparison: Comparison) -> str:
     """The table in full precision and in the metric's own unit, and every seed's value."""
     seeds = sorted({seed for level in comparison.levels for seed in level.values})
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
     of_mean = ["n", "mean", "std", "low", "high"]
     of_difference = ["pairs", "difference", "difference_low", "difference_high", "p", "p_holm", "p_sign_flip"]
-    out.writerow(
+    rows: list[list[Any]] = [
         [*comparison.factors, *of_mean, *of_difference, "verdict", *(f"seed {seed}" for seed in seeds)]
-    )
+    ]
     for level in comparison.levels:
         s, d = level.summary, level.paired
         mean = [s.n, s.mean, s.std, *_ends(s.mean, s.half)] if s else [0, *[""] * 4]
         tests = (
             [d.n, d.difference, *_ends(d.difference, d.half), d.p, level.p, d.p_sign_flip] if d else [""] * 7
         )
-        out.writerow([*level.key, *mean, *tests, level.verdict, *(level.values.get(seed) for seed in seeds)])
-    return text.getvalue()
+        rows.append([*level.key, *mean, *tests, level.verdict, *(level.values.get(seed) for seed in seeds)])
+    return csv_text(rows)
 
 
 def _ends(center: float, half: float | None) -> tuple[float | None, float | None]:

@@ -10,7 +10,6 @@ Whole files are replaced atomically, so a reader never sees half of one, whateve
 
 import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -28,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from paribus.tables import csv_text
 
 # libyaml reads a config in 2 ms, the pure Python loader in 20; not every build of PyYAML has it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -202,9 +203,7 @@ class MetricsFile:
         self._file.close()
 
     def _rewrite(self, rows: Iterable[tuple]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-        write_text(self.path, text.getvalue())
+        write_text(self.path, csv_text([COLUMNS, *rows]))
 
 
 def curves(run: Run) -> dict[str, list[tuple[int, int, float]]]:

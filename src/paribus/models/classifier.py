@@ -3,11 +3,10 @@
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import Backbone, dense
-from paribus.models.layers import ConvNormAct, FullyConnected, global_average
+from paribus.models.layers import ConvNormAct, FullyConnected, Grid, global_average
 from paribus.models.normalization import Norm
 
 
@@ -85,10 +84,11 @@ class AuxiliaryHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, *, norm: Norm):
         super().__init__()
+        self.grid = Grid(4)
         self.conv = ConvNormAct(channels, 128, kernel=1, norm="none" if norm == "local_response" else norm)
         self.hidden = FullyConnected(128, [1024], grid=4, dropout=0.7)
         self.head = nn.Linear(1024, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         # Averaged first, as the convolution costs less then.
-        return self.head(self.hidden(self.conv(F.adaptive_avg_pool2d(x, 4))))
+        return self.head(self.hidden(self.conv(self.grid(x))))

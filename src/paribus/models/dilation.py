@@ -6,7 +6,6 @@ and Koltun 2016, https://arxiv.org/abs/1511.07122). timm's `output_stride` does 
 families, and not for VGG, DenseNet and most others.
 """
 
-import copy
 import math
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from paribus.models.meta import on_meta
 
 # Pixels a side of the image that tells where strides are. On the meta device a large one costs nothing, and the
 # cells that unpadded convolutions lose at the border do not blur the ratios.
@@ -50,7 +51,7 @@ def check_dilation(backbone: Any, output_stride: int, *, name: str | None = None
     if output_stride >= max(strides):
         return {}
     possible = f"backbone.output_stride={output_stride}: {name or type(backbone).__name__} can have"
-    trial = _meta(backbone)
+    trial: Any = on_meta(backbone).eval()
     stem = next(m for m in trial.modules() if isinstance(m, nn.Conv2d))
     image = torch.zeros(1, stem.in_channels, _SIDE, _SIDE, device="meta")
     try:
@@ -220,10 +221,3 @@ def _pair(value: Any) -> list[int]:
 def _stride(x: Tensor) -> int:
     """Of a map of the image: the next power of two, since maps may lack a few cells."""
     return 2 ** round(math.log2(_SIDE / x.shape[-1]))
-
-
-def _meta(backbone: nn.Module) -> Any:
-    """A copy in evaluation mode, of shapes only: the values are not copied."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta")) for p in backbone.parameters()}
-    memo |= {id(b): b.to("meta") for b in backbone.buffers()}
-    return copy.deepcopy(backbone, memo).eval()

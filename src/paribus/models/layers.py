@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paribus.models.activation import Activation, make_activation
-from paribus.models.normalization import LocalResponseNorm, Norm, make_norm
+from paribus.models.normalization import UNNORMALIZED, LocalResponseNorm, Norm, make_norm
 
 
 class ConvNormAct(nn.Sequential):
@@ -31,7 +31,7 @@ class ConvNormAct(nn.Sequential):
         activation: Activation = "relu",
     ):
         padding = kernel // 2 if padding is None else padding
-        bias = norm in ("none", "local_response") if bias is None else bias
+        bias = norm in UNNORMALIZED if bias is None else bias
         conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
         nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
         layers: list[nn.Module] = [conv]

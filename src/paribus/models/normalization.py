@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Norm = Literal["batch", "sync_batch", "group", "layer", "instance", "local_response", "none"]
+# Without batch's or a group's statistics: convolutions keep their biases, and what was designed for batch norm is
+# scaled (calibrate).
+UNNORMALIZED: tuple[Norm, ...] = ("local_response", "none")
 
 
 class Affine(nn.Module):
@@ -139,7 +142,7 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
     if old.affine:
         new.weight.copy_(old.weight)
         new.bias.copy_(old.bias)
-    if norm in ("none", "local_response") and old.running_mean is not None and old.running_var is not None:
+    if norm in UNNORMALIZED and old.running_mean is not None and old.running_var is not None:
         new.weight.div_((old.running_var + old.eps).sqrt())
         new.bias.sub_(old.running_mean * new.weight)
     new.train(old.training)

@@ -49,20 +49,25 @@ def read_weights(path: str) -> dict[str, Tensor]:
 
 
 def load_weights(
-    module: nn.Module, path: str, prefixes: Sequence[str] = ("",), ignore: Sequence[str] = ()
+    module: nn.Module,
+    path: str,
+    prefixes: Sequence[str] = ("",),
+    ignore: Sequence[str] = (),
+    content: dict[str, Tensor] | None = None,
 ) -> int:
     """Loads a file or run folder into the module; returns the number of tensors loaded.
 
     prefixes: where in the file the module may be ("model.backbone." in a Lightning checkpoint). The one that
         gives most of the module's names is taken; what is outside of it is another module's.
     ignore: modules that the file may have and this module not (a classifier).
+    content: what read_weights(path) gave, if it was read.
 
     A file of another library, none of whose names is ours, is taken in order, see in_order(). A learned slope
     (PReLU) that the file does not know keeps its first value.
 
     Raises ValueError, and loads nothing, if any name is missing, unexpected or of another shape.
     """
-    content, own = read_weights(path), module.state_dict()
+    content, own = content or read_weights(path), module.state_dict()
     learned_slopes = slopes(module)
     inside = [{k.removeprefix(p): v for k, v in content.items() if k.startswith(p)} for p in prefixes]
     found = max(inside, key=lambda tensors: len(tensors.keys() & own.keys()))

@@ -4,7 +4,6 @@ All is found by running the model on the meta device, where a tensor has a shape
 network takes no memory and no time.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from paribus.models.meta import on_meta
 from paribus.profile.operations import KINDS, Weights, meaning
 from paribus.profile.receptive_field import WHOLE, Field, followed
 
@@ -38,16 +38,6 @@ def count(model: nn.Module, size: tuple[int, int], in_channels: int = 3) -> tupl
         forward(meta)(torch.zeros(1, in_channels, *size, device="meta"))
     parameters = sum(p.numel() for p in model.parameters())
     return parameters, counter.get_total_flops() // 2 if able else None
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of shapes; the model keeps its values, which are not copied."""
-    # deepcopy finds its copies of the tensors in the memo, so no value is copied.
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()
-    }
-    memo |= {id(b): b.to("meta") for b in model.buffers()}
-    return copy.deepcopy(model, memo)
 
 
 def forward(model: Any) -> Any:

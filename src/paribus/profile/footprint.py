@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from paribus.profile.complexity import fitting, forward, on_meta
+from paribus.models.meta import on_meta
+from paribus.profile.complexity import fitting, forward
 
 Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from paribus.checks import check_profile, near
-from paribus.config import ConfigError, ProfileConfig, TrainerConfig
+from paribus.config import ConfigError, ProfileConfig, TrainerConfig, make
 from paribus.door import quoted
 
 if TYPE_CHECKING:
@@ -161,12 +161,12 @@ def _profile(name: str, config: ProfileConfig) -> Profile:
     from paribus.profile.footprint import footprint, states
 
     device = _device(config) if config.measure else None  # or nothing is done
-    make = _maker(config)
+    model_of = _maker(config)
     try:
         with torch.device("meta"):
-            model = make()
+            model = model_of()
     except (RuntimeError, NotImplementedError):  # a constructor that computes with values
-        model = make()
+        model = model_of()
     size, channels = (config.data["size"][0], config.data["size"][1]), config.data["channels"]
     found = layers(model, size, channels)
     if not config.all:
@@ -179,7 +179,7 @@ def _profile(name: str, config: ProfileConfig) -> Profile:
         optimizer=config.optimizer["_target_"].rpartition(".")[2],
         layers=found,
     )
-    optimizer = _partial(config.optimizer)
+    optimizer = make(config.optimizer)
     if config.until is not None:
         last = _last(found, config.until)
         profile.layers, profile.until = found[: last + 1], found[last].name
@@ -192,7 +192,7 @@ def _profile(name: str, config: ProfileConfig) -> Profile:
 
         trainer = TrainerConfig(accelerator=config.accelerator)
         threads = set_threads(trainer)
-        profile.measured = measure(make(), size, channels, config.batch_size, optimizer, device)
+        profile.measured = measure(model_of(), size, channels, config.batch_size, optimizer, device)
         profile.device = device_name(trainer) + f", {threads} thread{'s' * (threads > 1)}" * (
             device.type == "cpu"
         )
@@ -208,19 +208,12 @@ def _maker(config: ProfileConfig) -> Any:
         if key in node:
             node[key] = nothing
 
-    def make() -> Any:
-        backbone = _partial(node)()
-        model = _partial(config.model)(backbone=backbone, num_classes=_classes(config))
+    def model_of() -> Any:
+        model = make(config.model, backbone=make(node), num_classes=_classes(config))
         freeze_stages(model.backbone, config.task.get("freeze", "none"))
         return model
 
-    return make
-
-
-def _partial(node: dict[str, Any]) -> Any:
-    from hydra.utils import instantiate
-
-    return instantiate(OmegaConf.create(node), _convert_="all", _partial_=True)
+    return model_of
 
 
 def _classes(config: ProfileConfig) -> int:

@@ -1,15 +1,13 @@
 """A profile as it is read: text, Markdown and CSV, with the units said below."""
 
-import csv
-import io
 import math
-import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paribus.results import write_text
+from paribus.tables import csv_text, markdown_table
 
 if TYPE_CHECKING:
     from paribus.profile.complexity import Layer
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
 MB = 2**20
+WORDS = ("layer", "kind", "network")  # columns of words, the others are of numbers
 GROUPS = {"transposed conv": "conv"}  # kinds that count as one in the shares
 TRAINING = ("parameters", "gradients", "states", "activations", "activation_gradients")
 
@@ -200,7 +199,7 @@ def layers_csv(profiles: "Sequence[Profile]") -> str:
             row += ["x".join(map(str, layer.output)), *(f"{v:g}" if v != "" else "" for v in local)]
             row += [f"{layer.jump[0]:g}" if layer.jump else "", layer.memory, layer.parameters, layer.macs]
             rows.append(row)
-    return _csv(header, rows)
+    return csv_text([header, *rows])
 
 
 def networks_csv(profiles: "Sequence[Profile]") -> str:
@@ -218,13 +217,7 @@ def networks_csv(profiles: "Sequence[Profile]") -> str:
         row = [profile.name, *profile.size, profile.classes, profile.until]
         row += [profile.parameters, profile.macs, profile.memory, profile.batch_size, profile.optimizer]
         rows.append([*row, *training, profile.device, *(measured or [""] * 4)])
-    return _csv(header, rows)
-
-
-def _csv(header: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+    return csv_text([header, *rows])
 
 
 # --- cells -----------------------------------------------------------------------------------------
@@ -266,7 +259,7 @@ def _text(table: Table) -> str:
     """The table for a terminal: words to the left, numbers to the right, the sum below a rule."""
     header, rows = table
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    left = [title in ("layer", "kind", "network") for title in header]
+    left = [title in WORDS for title in header]
     lines = []
     for row in [header, *rows]:
         cells = [f"{c:<{w}}" if lft else f"{c:>{w}}" for c, w, lft in zip(row, widths, left, strict=True)]
@@ -279,7 +272,4 @@ def _text(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    header, rows = table
-    rule = [":--" if title in ("layer", "kind", "network") else "--:" for title in header]
-    cells = [[re.sub(r"\|", r"\\|", cell) for cell in row] for row in [header, *rows]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]])
+    return markdown_table(*table, left=WORDS)

@@ -86,6 +86,7 @@ class Task(LightningModule, ABC):
         self.head_first, self.head_only = head_first, head_first > 0
         backbone: Any = model.backbone
         self.held = [p for p in backbone.parameters() if p.requires_grad] if self.head_only else []
+        self.head_steps: float = head_first  # in steps, as soon as their number is known
 
     # --- what a task says --------------------------------------------------------------------------
 
@@ -106,6 +107,16 @@ class Task(LightningModule, ABC):
         images, targets, _ = batch
         return self.compare(self.predict(images), targets)
 
+    def trained(self, images: Tensor, targets: Any, weight: float) -> tuple[Any, dict[str, Tensor]]:
+        """The model's answer while it trains, and the weighted loss of its auxiliary heads, if it has some: then it
+        answers with (answer, those of the heads, ...).
+        """
+        answer, *others = answers if isinstance(answers := self.model(images), tuple) else (answers,)
+        if not others:
+            return answer, {}
+        losses = [self.compare(other, targets)["loss"] for other in others]
+        return answer, {"auxiliary": weight * torch.stack(losses).sum()}
+
     def decide(self, answer: Any) -> Any:
         """What the metrics judge: the answer, or the decision taken on it."""
         return answer
@@ -119,12 +130,14 @@ class Task(LightningModule, ABC):
         return self
 
     def on_train_start(self) -> None:
+        if isinstance(self.head_first, float):
+            self.head_steps = self.head_first * float(self.trainer.estimated_stepping_batches)
         if self.head_only and self.trainer.world_size == 1:  # DDP counts on every gradient
             for parameter in self.held:
                 parameter.requires_grad_(False)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.head_only and self.trainer.global_step >= self._head_steps():
+        if self.head_only and self.trainer.global_step >= self.head_steps:
             self.head_only = False
             self.train()
             for parameter in self.held:
@@ -149,10 +162,6 @@ class Task(LightningModule, ABC):
         if self.head_only:  # without a gradient, nothing moves: no momentum, no decay
             for parameter in self.held:
                 parameter.grad = None
-
-    def _head_steps(self) -> float:
-        total = float(self.trainer.estimated_stepping_batches)
-        return self.head_first * total if isinstance(self.head_first, float) else self.head_first
 
     def on_train_epoch_end(self) -> None:
         self.flush()

@@ -69,11 +69,8 @@ class Classification(Task):
             # torch's generator, which on_train_batch_start seeds; on the CPU: nothing waits for the device.
             mixture = self.mixtures[int(torch.randint(len(self.mixtures), ()))]
             images, targets = mixture(images, targets)
-        answer, *auxiliary = answers if isinstance(answers := self.model(images), tuple) else (answers,)
-        losses = self.compare(answer, targets)
-        if auxiliary:
-            found = [self.compare(other, targets)["loss"] for other in auxiliary]
-            losses["auxiliary"] = self.auxiliary_weight * torch.stack(found).sum()
+        answer, auxiliary = self.trained(images, targets, self.auxiliary_weight)
+        losses = self.compare(answer, targets) | auxiliary
         for teacher in self.teacher:
             with torch.no_grad():
                 wanted = teacher(images)

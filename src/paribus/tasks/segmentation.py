@@ -124,12 +124,8 @@ class Segmentation(Task):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, targets, _ = batch
-        answer, *auxiliary = answers if isinstance(answers := self.model(images), tuple) else (answers,)
-        losses = self._parts(answer, targets)
-        if auxiliary:
-            found = [self.compare(other, targets)["loss"] for other in auxiliary]
-            losses["auxiliary"] = self.auxiliary_weight * torch.stack(found).sum()
-        return losses
+        answer, auxiliary = self.trained(images, targets, self.auxiliary_weight)
+        return self._parts(answer, targets) | auxiliary
 
     def compare(self, answer: Tensor, targets: Tensor) -> dict[str, Tensor]:
         parts = self._parts(answer, targets)

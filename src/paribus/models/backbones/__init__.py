@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from paribus.models.activation import Activation, replace_activation
 from paribus.models.initialization import initialize
-from paribus.models.normalization import Norm, calibrate, replace_norm
+from paribus.models.normalization import UNNORMALIZED, Norm, calibrate, replace_norm
 from paribus.models.weights import load_published, load_weights, read_weights
 
 # Where a backbone may be found in a file: in a Paribus run, in a Paribus state dict, alone.
@@ -35,6 +35,14 @@ class Backbone(Protocol):
 def dense(backbone: Any) -> Any:
     """The backbone for a model that uses its maps only."""
     return backbone.dense() if hasattr(backbone, "dense") else backbone
+
+
+def need_borders(backbone: Any, model: str) -> None:
+    """Raises ValueError for a backbone whose convolutions are unpadded, so that its maps lack the border."""
+    if not getattr(backbone, "padded", True):
+        raise ValueError(
+            f"backbone.padded=false: {model} needs maps with their borders, backbone.padded=true"
+        )
 
 
 def maps(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
@@ -121,15 +129,16 @@ def finish(
     if published:
         load_published(network, published)
     # Batch statistics in a file are loaded into batch norms, from which the replacement takes them over.
-    statistics = bool(weights) and any(key.endswith("running_var") for key in read_weights(weights or ""))
+    content = read_weights(weights) if weights else {}
+    statistics = any(key.endswith("running_var") for key in content)
     if weights and statistics:
-        load_weights(network, weights, prefixes, ignore)
+        load_weights(network, weights, prefixes, ignore, content)
     if norm:
         try:
             replace_norm(network, norm)
         except ValueError as error:
             raise ValueError(f"backbone.norm={norm}: {error}") from None
     if weights and not statistics:
-        load_weights(network, weights, prefixes, ignore)
-    if calibrated and norm in ("none", "local_response") and not (published or weights):
+        load_weights(network, weights, prefixes, ignore, content)
+    if calibrated and norm in UNNORMALIZED and not (published or weights):
         calibrate(network, calibrated[1], calibrated[0])

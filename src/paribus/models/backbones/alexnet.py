@@ -11,7 +11,7 @@ from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
 from paribus.models.dilation import dilate
 from paribus.models.layers import ConvNormAct, FullyConnected
-from paribus.models.normalization import LocalResponseNorm, Norm
+from paribus.models.normalization import UNNORMALIZED, LocalResponseNorm, Norm
 
 _WIDTHS = {2: [96, 256, 384, 384, 256], 1: [64, 192, 384, 256, 256]}
 _KERNELS = [11, 5, 3, 3, 3]
@@ -58,7 +58,7 @@ class AlexNet(nn.Module):
                 f"backbone.remove={list(remove)}: {unknown[0]} stays; of {', '.join(_REMOVABLE)}"
             )
         norm = norm or ("local_response" if columns == 2 else "none")
-        plain = norm in ("local_response", "none")
+        plain = norm in UNNORMALIZED
         if pretrained and (columns == 2 or norm != "none" or remove):
             raise ValueError(
                 "backbone.pretrained: torchvision's weights are of a whole single column: backbone.columns=1 "

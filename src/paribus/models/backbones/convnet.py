@@ -9,7 +9,7 @@ from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
 from paribus.models.dilation import dilate
 from paribus.models.layers import ConvNormAct
-from paribus.models.normalization import Norm
+from paribus.models.normalization import UNNORMALIZED, Norm
 
 _POOLINGS: dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d] | None] = {
     "stride": None,
@@ -63,7 +63,7 @@ class ConvNet(nn.Module):
         if downsample not in _POOLINGS:
             raise ValueError(f"backbone.downsample={downsample}: one of {', '.join(_POOLINGS)}")
         pooling = _POOLINGS[downsample]
-        plain = norm in ("local_response", "none")
+        plain = norm in UNNORMALIZED
         kernels = [3] * (kernel // 2) if stacked else [kernel]
         self.channels = list(channels)
         self.strides = [2 ** (i + 1) for i in range(len(channels))]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
 from paribus.models.dilation import dilate
+from paribus.models.initialization import initialize
 from paribus.models.normalization import Norm
 
 _BLOCKS = {121: [6, 12, 24, 16], 161: [6, 12, 36, 24], 169: [6, 12, 32, 32], 201: [6, 12, 48, 32]}
@@ -82,9 +83,7 @@ class DenseNet(nn.Module):
             self.channels.append(channels)
             self.strides.append(stride)
         self.stages = nn.ModuleList(stages)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+        initialize(self, "he")
         finish(
             self,
             norm=norm,

@@ -11,7 +11,7 @@ from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
 from paribus.models.dilation import dilate
 from paribus.models.layers import ConvNormAct, Rescale, SqueezeExcite, global_average
-from paribus.models.normalization import LocalResponseNorm, Norm
+from paribus.models.normalization import UNNORMALIZED, LocalResponseNorm, Norm
 
 # Channels, table 1 of the paper: 1x1; 1x1 and then 3x3; 1x1 and then 5x5; 1x1 after the pooling.
 _MODULES = {
@@ -69,7 +69,7 @@ class GoogLeNet(nn.Module):
             raise ValueError(
                 f"backbone.rescale is of three channels, not {in_channels}: backbone.rescale=false"
             )
-        built: Norm = "none" if norm in ("none", "local_response") else "batch"
+        built: Norm = "none" if norm in UNNORMALIZED else "batch"
         self.norm = norm
         self.channels, self.strides = [64, 192, 480, 832, 1024], [2, 4, 8, 16, 32]
         self.embedding = 1024

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
 from paribus.models.layers import ConvNormAct, FullyConnected
-from paribus.models.normalization import Norm
+from paribus.models.normalization import UNNORMALIZED, Norm
 
 
 class LeNet(nn.Module):
@@ -36,7 +36,7 @@ class LeNet(nn.Module):
         super().__init__()
         if padding < 0:
             raise ValueError(f"backbone.padding={padding}: 0, or 2 for images of 28 x 28")
-        plain = norm in ("local_response", "none")
+        plain = norm in UNNORMALIZED
         self.padding = padding
         self.channels, self.strides = [6, 16], [2, 4]
         self.stages = nn.ModuleList(

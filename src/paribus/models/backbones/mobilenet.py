@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
 from paribus.models.dilation import dilate
+from paribus.models.initialization import initialize
 from paribus.models.layers import Rescale
 from paribus.models.normalization import Norm
 
@@ -70,9 +71,7 @@ class MobileNet(nn.Module):
             self.channels.append(channels)
             layers = []
         self.stages = nn.ModuleList(stages)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+        initialize(self, "he")
         finish(
             self,
             norm=norm,

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
 from paribus.models.layers import ConvNormAct
-from paribus.models.normalization import Norm
+from paribus.models.normalization import UNNORMALIZED, Norm
 
 
 class UNetEncoder(nn.Module):
@@ -34,7 +34,7 @@ class UNetEncoder(nn.Module):
         super().__init__()
         if width < 1 or depth < 1:
             raise ValueError(f"backbone.width={width}, depth={depth}: 1 or more")
-        plain = norm in ("none", "local_response")
+        plain = norm in UNNORMALIZED
         self.padded = padded
         self.channels = [width * 2**i for i in range(depth)]
         self.strides = [2**i for i in range(depth)]

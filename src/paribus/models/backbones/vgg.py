@@ -8,7 +8,7 @@ from paribus.models.activation import Activation
 from paribus.models.backbones import finish, maps
 from paribus.models.dilation import dilate
 from paribus.models.layers import ConvNormAct, FullyConnected, SqueezeExcite
-from paribus.models.normalization import LocalResponseNorm, Norm
+from paribus.models.normalization import UNNORMALIZED, LocalResponseNorm, Norm
 
 # Kernels of the convolutions, stage by stage; the depth counts them and three fully connected layers.
 _KERNELS = {
@@ -58,7 +58,7 @@ class VGG(nn.Module):
     ):
         super().__init__()
         if configuration == "A-LRN":
-            if norm not in ("none", "local_response"):
+            if norm not in UNNORMALIZED:
                 raise ValueError(
                     f"backbone.norm={norm}: A-LRN has local response norm; take backbone.configuration=A"
                 )
@@ -67,7 +67,7 @@ class VGG(nn.Module):
             raise ValueError(f"backbone.configuration={configuration}: one of A, A-LRN, B, C, D, E")
         if width < 1:
             raise ValueError(f"backbone.width={width}: 1 or more")
-        plain = norm in ("none", "local_response")
+        plain = norm in UNNORMALIZED
         published = None
         if pretrained:
             if configuration not in _DEPTHS or width != 64 or se_reduction or norm == "local_response":

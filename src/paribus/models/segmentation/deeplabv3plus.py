@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paribus.models.activation import Activation
-from paribus.models.backbones import Backbone, dense
+from paribus.models.backbones import Backbone, dense, need_borders
 from paribus.models.context import ASPP, SPP, atrous
 from paribus.models.layers import ConvNormAct, pad_to_multiple
 from paribus.models.normalization import Norm
@@ -62,10 +62,7 @@ class DeepLabV3Plus(nn.Module):
         activation: Activation | None = None,
     ):
         super().__init__()
-        if not getattr(backbone, "padded", True):
-            raise ValueError(
-                "backbone.padded=false: DeepLab needs maps with their borders, backbone.padded=true"
-            )
+        need_borders(backbone, "DeepLab")
         holes = upsampling in ("bed_of_nails", "max_unpool")
         if holes and not decoder:
             raise ValueError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paribus.models.activation import Activation, make_activation
-from paribus.models.backbones import Backbone, dense
+from paribus.models.backbones import Backbone, dense, need_borders
 from paribus.models.backbones.vgg import VGG
 from paribus.models.layers import FullyConnected, pad_to_multiple
 from paribus.models.normalization import Norm
@@ -56,8 +56,7 @@ class FCN(nn.Module):
                 f"model.upsampling={upsampling}: FCN has no convolution after it to fill the holes; one of "
                 f"{', '.join(_KINDS)}"
             )
-        if not getattr(backbone, "padded", True):
-            raise ValueError("backbone.padded=false: FCN needs maps with their borders, backbone.padded=true")
+        need_borders(backbone, "FCN")
         self.pools = isinstance(backbone, VGG)
         # Of several maps with one stride the deepest. VGG's maps are those before their pooling.
         finer = {s * (2 if self.pools else 1): i for i, s in enumerate(backbone.strides[:-1])}

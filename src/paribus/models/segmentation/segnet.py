@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from paribus.models.activation import Activation
-from paribus.models.backbones import Backbone, dense
+from paribus.models.backbones import Backbone, dense, need_borders
 from paribus.models.layers import ConvNormAct, pad_to_multiple
 from paribus.models.normalization import Norm
 from paribus.models.segmentation.auxiliary import Auxiliary
@@ -46,10 +46,7 @@ class SegNet(nn.Module):
         super().__init__()
         if convolutions is not None and convolutions < 1:
             raise ValueError(f"model.convolutions={convolutions}: 1 or more")
-        if not getattr(backbone, "padded", True):
-            raise ValueError(
-                "backbone.padded=false: SegNet needs maps with their borders, backbone.padded=true"
-            )
+        need_borders(backbone, "SegNet")
         check_unpooling(upsampling, backbone.strides)
         self.backbone = dense(backbone)
         chosen: dict[str, Any] = {"norm": norm or "batch", "activation": activation or "relu"}
