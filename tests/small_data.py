@@ -152,6 +152,35 @@ def coco(
     return root
 
 
+def yolo_line(label: int, box: tuple[float, float, float, float], size: tuple[int, int]) -> str:
+    """`class cx cy w h` of a box in pixels."""
+    (height, width), (x1, y1, x2, y2) = size, box
+    values = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+    return " ".join([str(label), *(f"{value:.9f}" for value in values)])
+
+
+def yolo(
+    root: Path,
+    classes: tuple[str, ...] = ("ball", "cube"),
+    splits: tuple[str, ...] = ("train", "val", "test"),
+    each: int = 6,
+    size: tuple[int, int] = (48, 64),
+) -> Path:
+    """images/<split>, labels/<split> and data.yaml; every third image has no object, the first no text file."""
+    for part, split in enumerate(splits):
+        for i in range(each):
+            image, boxes = scene(i + 10 * part, classes, size)
+            save(root / "images" / split / f"{i:03d}.jpg", image, quality=95)
+            lines = [yolo_line(classes.index(name), box, size) for name, box in boxes]
+            if i or lines:
+                path = root / "labels" / split / f"{i:03d}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join(lines))
+    names = "".join(f"  {label}: {name}\n" for label, name in enumerate(classes))
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{names}")
+    return root
+
+
 def cifar10(root: Path, each: int = 20) -> Path:
     """cifar-10-batches-py with `each` images in each of its six batches."""
     folder = root / "cifar-10-batches-py"

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from command_line import script, succeeded
 from paribus.data.detection import CocoDetection, VocDetection
 from paribus.data.samples import DataError
+from paribus.results import Run, curves
 from small_data import coco, picture, save, scene, voc, voc_xml
 
 SIZE = (48, 64)
@@ -323,3 +325,32 @@ def test_coco_some_classes_only(tmp_path):
     )
     with pytest.raises(DataError, match=r"class names disagree: \['ball'\]"):
         CocoDetection(root=str(tmp_path), classes=["cube"]).split("train")
+
+
+def test_a_set_of_mostly_empty_images_trains_and_is_judged(tmp_path):
+    voc(tmp_path / "set", splits=("train", "val"), each=12)
+    for path in (tmp_path / "set" / "Annotations").iterdir():
+        if path.stem[-1] != "1":
+            voc_xml(path, [], SIZE)
+    arguments = [
+        "data=voc_detection",
+        "data.reader.root=set",
+        "data.reader.classes=[ball, cube]",
+        "data.size=[48, 64]",
+    ]
+    arguments += ["data.num_workers=0", "data.batch_size=4", "backbone.channels=[8, 16]", "task=detection"]
+    arguments += [
+        "model=retinanet",
+        "model.pyramid_channels=16",
+        "model.levels=[4, 8]",
+        "test=false",
+        "name=empty",
+    ]
+    arguments += ["trainer.max_epochs=1", "trainer.progress=false", "trainer.log_every=1"]
+    succeeded(script("train", *arguments, cwd=tmp_path))
+    (run,) = (Run.read(path) for path in tmp_path.glob("runs/empty/*"))
+    assert run.status == "done"
+    assert 0 <= run.metrics["val/ap"] <= 1
+    losses = [value for _, _, value in curves(run)["train/loss"]]
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()

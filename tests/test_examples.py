@@ -40,6 +40,34 @@ class Judged:
     eval_transform = Transform(target="mask", size=(4, 6), fit="pad", native=True)
 
 
+def boxes(*corners, **more):
+    found = {"boxes": torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)}
+    return found | {"labels": torch.zeros(len(corners), dtype=torch.int64)} | more
+
+
+def test_the_fault_of_boxes_is_how_many_are_missed_or_wrong():
+    truth = boxes((0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10))
+    found = boxes((0, 0, 10, 10), (0, 0, 10, 10), (20, 0, 30, 4), scores=torch.tensor([0.9, 0.8, 0.29]))
+    nothing = boxes(scores=torch.zeros(0))
+    judged = {"judged": {key: value.numpy() for key, value in truth.items()}, **boxes((0, 0, 1, 1))}
+    assert faults([found, nothing, found], [truth, boxes(), judged], "boxes").tolist() == [3, 0, 3]
+
+
+def test_images_of_boxes_come_back_to_their_size():
+    class OfBoxes(Judged):
+        target, eval_transform = "boxes", Transform(target="boxes", size=(4, 4), fit="crop", native=True)
+
+    image = torch.full((1, 3, 4, 4), 200.0)
+    target = boxes((1, 1, 3, 3)) | {
+        "judged": {"boxes": np.array([[4.0, 2, 8, 6]]), "size": np.array([8, 16])}
+    }
+    (example,) = taken((image, [target], ["a"]), [boxes((4, 2, 8, 6), scores=torch.ones(1))], OfBoxes, [0])
+    assert example.image.shape == (8, 16, 3)
+    assert (example.image[:, 6:10] == 200).all()
+    assert (example.image[:, :3] == 0).all()  # cut off, unseen
+    assert example.truth["boxes"].tolist() == example.answer["boxes"].tolist() == [[4, 2, 8, 6]]
+
+
 def test_images_of_native_masks_come_back_to_their_size():
     images = torch.zeros(2, 3, 4, 6)
     images[1, :, :, :4] = 200  # of 8 x 8 pixels: 4 x 4, and two columns of filling

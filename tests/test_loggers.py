@@ -157,6 +157,7 @@ def test_wandb_takes_examples_of_every_kind(tmp_path):
     logger.log_examples("val", [example(mask, mask)], picture, "mask", classes)
     logger.log_examples("test", [example(scored, boxes), example(none, none)], picture, "boxes", classes)
     logger.log_examples("other", [example(np.array([0.2, 0.8]), 0)], picture, "label", classes)
+    logger.log_result({"metrics": {}, "errors": {"test": {"error": ["missed"], "count": [3]}}}, "best.ckpt")
     logger.finish("success")
     summary = stored(tmp_path)[0]["summary"]
     assert set(summary["val/examples"]["all_masks"][0]) == {"truth", "prediction"}
@@ -166,6 +167,7 @@ def test_wandb_takes_examples_of_every_kind(tmp_path):
     data = [json.loads(file.read_text())["box_data"] for file in files]
     captions = sorted(box["box_caption"] for boxes in data for box in boxes)
     assert captions == ["dog", "dog 0.50"]
+    assert summary["test/errors"]["nrows"] == 1
     assert summary["other/examples"]["captions"] == ["test/0: dog  80 %; true: cat"]
 
 

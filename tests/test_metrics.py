@@ -1,6 +1,8 @@
-"""Metrics: against numpy, scikit-learn and pycocotools, and the same value for any number of processes."""
+"""Metrics: against numpy and scikit-learn, and the same value for any number of processes; boxes against
+pycocotools in test_detection_metrics.py."""
 
 import math
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,11 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from detections import detection_data
 from paribus.metrics import ClassificationMetrics, DetectionMetrics, MultilabelMetrics, SegmentationMetrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*was called before the ``update`` method")
-
-COCO_NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100"]
 
 
 def names(count):
@@ -434,147 +435,14 @@ def test_average_precisions_are_the_same_bits_in_any_batches_and_order(size):
     assert same(parts.per_class(), whole.per_class())
 
 
-# --- detection -------------------------------------------------------------------------------------
-
-
-def detection_data(images, classes, seed, *, most=12, absent=()):
-    """Jittered boxes of all sizes, crowds, misses, duplicates, tied scores, images without either."""
-    generator = torch.Generator().manual_seed(seed)
-    rand = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731
-    predictions, targets = [], []
-    for i in range(images):
-        n = 0 if i % 7 == 3 else int(torch.randint(1, most, (), generator=generator))
-        corner, size = rand(n, 2) * 400, 4 + rand(n, 2) ** 3 * 250
-        boxes = torch.cat([corner, corner + size], 1)
-        labels = torch.randint(classes, (n,), generator=generator)
-        for c in absent:
-            labels[labels == c] = (c + 1) % classes
-        crowd = (rand(n) < 0.1).long()
-        target = {"boxes": boxes, "labels": labels, "iscrowd": crowd}
-        if i % 2:
-            target["area"] = size.prod(1) * (0.4 + 0.5 * rand(n))  # of the object, not of its box
-        targets.append(target)
-        copies = 0 if i % 5 == 4 else 3
-        found = boxes.repeat(copies, 1) + torch.randn(
-            copies * n, 4, generator=generator
-        ) * 0.08 * size.repeat(copies, 2)
-        found = torch.cat([found[:, :2], torch.maximum(found[:, 2:], found[:, :2] + 1)], 1)
-        given = torch.where(rand(len(found)) < 0.9, labels.repeat(copies), 0)
-        scores = (rand(len(found)) * 50).round() / 50
-        predictions.append({"boxes": found, "labels": given, "scores": scores})
-    return predictions, targets
-
-
-def pycocotools_values(predictions, targets, classes):
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    def xywh(boxes):
-        boxes = boxes.double()
-        return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
-
-    truth, found = [], []
-    for i, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
-        for k, box in enumerate(xywh(target["boxes"])):
-            area = target["area"][k].item() if "area" in target else box[2] * box[3]
-            crowd = target["iscrowd"][k].item() if "iscrowd" in target else 0
-            label = target["labels"][k].item()
-            truth.append(
-                {
-                    "id": len(truth) + 1,
-                    "image_id": i,
-                    "category_id": label,
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": crowd,
-                }
-            )
-        for k, box in enumerate(xywh(prediction["boxes"])):
-            score, label = prediction["scores"][k].item(), prediction["labels"][k].item()
-            found.append({"image_id": i, "category_id": label, "bbox": box, "score": score})
-    coco = COCO()
-    coco.dataset = {
-        "info": {},
-        "images": [{"id": i} for i in range(len(targets))],
-        "categories": [{"id": c} for c in range(classes)],
-        "annotations": truth,
-    }
-    coco.createIndex()
-    evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    per_class = [
-        float(p[p > -1].mean()) if (p > -1).any() else math.nan
-        for p in (precision[:, :, c] for c in range(classes))
-    ]
-    stats = [math.nan if value == -1 else float(value) for value in evaluation.stats]
-    return dict(zip(COCO_NAMES, [*stats[:6], stats[8]], strict=True)), per_class
-
-
-@pytest.mark.parametrize(
-    ("images", "classes", "most", "absent"),
-    [(40, 5, 12, ()), (6, 3, 120, (1,)), (15, 1, 9, ()), (1, 4, 5, (2, 3))],
-    ids=["crowds and empty images", "over 100 detections, an absent class", "one class", "one image"],
-)
-def test_detection_equals_pycocotools(images, classes, most, absent, capfd):
-    predictions, targets = detection_data(images, classes, seed=images, most=most, absent=absent)
-    metrics = DetectionMetrics(names(classes))
-    for i in range(0, images, 4):
-        metrics.update(predictions[i : i + 4], targets[i : i + 4])
-    values, table = metrics.compute(), metrics.per_class()
-    assert capfd.readouterr() == ("", "")  # the library prints, we do not
-    expected, per_class = pycocotools_values(predictions, targets, classes)
-    if most > 100:
-        assert max(len(p["boxes"]) for p in predictions) > 100
-    assert list(values) == COCO_NAMES
-    assert 0.01 < values["ap"] < 0.99
-    assert same(values, expected, 1e-9)
-    assert same(table["ap"], per_class, 1e-9)
-    for c in absent:
-        assert math.isnan(table["ap"][c])
-        assert table["objects"][c] == 0
-
-
-def test_no_ground_truth_and_no_detections():
-    nothing = {
-        "boxes": torch.zeros(0, 4),
-        "labels": torch.zeros(0, dtype=torch.long),
-        "scores": torch.zeros(0),
-    }
-    box = {"boxes": torch.tensor([[1.0, 1, 50, 50]]), "labels": torch.tensor([0]), "scores": torch.ones(1)}
-    metrics = DetectionMetrics(names(2))
-    metrics.update([nothing, box], [nothing, nothing])
-    assert all(math.isnan(value) for value in metrics.compute().values())
-    metrics.reset()
-    metrics.update([nothing, nothing], [box, nothing])
-    values = metrics.compute()
-    assert values["ap"] == values["ar100"] == values["ap_medium"] == 0
-    assert math.isnan(values["ap_small"])
-    assert math.isnan(values["ap_large"])
-    assert same(
-        metrics.per_class(),
-        {"class": names(2), "ap": [0.0, math.nan], "ap50": [0.0, math.nan], "objects": [1, 0]},
-    )
-
-
-def test_labels_outside_the_classes_are_refused():
-    box = {"boxes": torch.tensor([[1.0, 1, 50, 50]]), "labels": torch.tensor([2]), "scores": torch.ones(1)}
-    metrics = DetectionMetrics(names(2))
-    metrics.update([box], [box])
-    with pytest.raises(AssertionError, match=r"0 .. 1"):
-        metrics.compute()
-
-
 # --- all -------------------------------------------------------------------------------------------
 
 
 def samples(kind, count):
     """A metric, and `count` arguments for its update, one sample each."""
     generator = torch.Generator().manual_seed(count)
-    if kind == "boxes":
-        predictions, targets = detection_data(count, 3, seed=count)
+    if kind in ("boxes", "instances"):
+        predictions, targets = detection_data(count, 3, seed=count, masks=kind == "instances")
         return DetectionMetrics(names(3)), [([p], [t]) for p, t in zip(predictions, targets, strict=True)]
     if kind == "mask":
         prediction = torch.randint(4, (count, 1, 8, 8), generator=generator)
@@ -598,7 +466,7 @@ def samples(kind, count):
     return ClassificationMetrics(names(9)), list(zip(logits, logits.roll(1, 2).argmax(2), strict=True))
 
 
-KINDS = ["label", "labels", "unsure labels", "mask", "one class", "contours", "boxes"]
+KINDS = ["label", "labels", "unsure labels", "mask", "one class", "contours", "boxes", "instances"]
 COUNTS = [33, 5, 2, 1, 0]
 
 
@@ -607,8 +475,10 @@ def judge(kind, count, rank, world):
     for arguments in data[rank::world]:
         metrics.update(*arguments)
     table = metrics.per_class()  # first, so that it is seen to gather by itself
-    confusion = metrics.confusion.tolist() if hasattr(type(metrics), "confusion") else None
-    return metrics.compute(), table, confusion
+    more = metrics.confusion.tolist() if hasattr(type(metrics), "confusion") else None
+    if hasattr(type(metrics), "errors"):
+        more = [metrics.errors, *(zlib.crc32(part.tobytes()) for part in metrics.curves)]
+    return metrics.compute(), table, more
 
 
 def one_process_of_many(rank, world, folder):
@@ -625,16 +495,16 @@ def test_any_number_of_processes_gives_the_value_of_one(world, tmp_path):
     torch.multiprocessing.start_processes(
         one_process_of_many, (world, str(tmp_path)), world, start_method="fork"
     )
+    together = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for kind in KINDS:
         for count in COUNTS:
             alone = judge(kind, count, 0, 1)
-            for rank in range(world):
-                together = torch.load(tmp_path / f"{rank}.pt")[kind, count]
-                assert all(same(a, b) for a, b in zip(alone, together, strict=True)), (
+            for found in together:
+                assert all(same(a, b) for a, b in zip(alone, found[kind, count], strict=True)), (
                     kind,
                     count,
                     alone,
-                    together,
+                    found[kind, count],
                 )
 
 
@@ -695,7 +565,7 @@ def test_order_and_batches_do_not_matter(kind):
         metrics.update(*arguments)
     values = metrics.compute()
     metrics.reset()
-    if kind == "boxes":
+    if kind in ("boxes", "instances"):
         metrics.update([p for (p,), _ in data], [t for _, (t,) in data])
     else:
         first, second = (torch.cat(part) for part in zip(*reversed(data), strict=True))
@@ -712,8 +582,8 @@ def test_an_update_keeps_no_view_of_its_arguments(kind):
     expected = twin.compute()
     for arguments in data:
         metrics.update(*arguments)
-        prediction = arguments[0][0]["boxes"] if kind == "boxes" else arguments[0]
-        prediction.zero_()
+        for tensor in arguments[0][0].values() if isinstance(arguments[0], list) else arguments[:1]:
+            tensor.zero_()
     assert same(metrics.compute(), expected)
 
 

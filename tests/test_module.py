@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from paribus.data.batches import Order, collate
+from paribus.data.batches import Loader, Order, collate
 from paribus.data.classification import ClassFolders
 from paribus.data.digit_scenes import DigitScenes
 from paribus.data.module import DataModule
@@ -43,6 +43,29 @@ def test_a_resumed_epoch_goes_on_where_it_was():
     assert resumed == list(whole)[4:]
     loader.set_epoch(4)
     assert len(list(loader)) == 10
+
+
+class Echo(torch.utils.data.Dataset):
+    def __getitem__(self, key):
+        return key
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_begin_with_the_first_batch_and_not_before_a_checkpoint_is_restored(workers):
+    place = [(0, 0)]
+    sampler = order()
+    sampler.progress = lambda: place[0]
+    loader = Loader(
+        Echo(), batch_size=2, sampler=sampler, num_workers=workers, persistent_workers=workers > 0
+    )
+    batches = iter(loader)  # as Lightning makes it
+    place[0] = (3, 2)
+    restored = [
+        (int(i), int(epoch)) for indices, epochs in batches for i, epoch in zip(indices, epochs, strict=True)
+    ]
+    assert restored == list(order(place=(3, 2)))
+    sampler.set_epoch(4)
+    assert [int(epochs[0]) for _, epochs in loader] == [4] * 5
 
 
 def sample(height: int, width: int, target) -> Sample:

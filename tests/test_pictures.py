@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paribus import sheets
 from paribus.data.digit_scenes import DigitScenes
 from paribus.pictures import (
     SAFE,
@@ -114,6 +115,20 @@ def test_words_stay_inside_and_hide_no_others():
     assert min(red, blue) > 150  # both backgrounds are to be seen
 
 
+def test_some_boxes_are_dashed():
+    image = np.full((200, 200, 3), 90, np.uint8)
+    boxes = {"boxes": np.array([[20, 20, 90, 90], [110, 110, 180, 180.0]]), "labels": np.array([0, 1])}
+    drawn = draw_boxes(image, boxes, CLASSES, RED_BLUE, dashed=[False, True])
+    for (x, y), color, whole in (((20, 50), RED_BLUE[0], True), ((110, 140), RED_BLUE[1], False)):
+        side = drawn[y - 20 : y + 20, x]  # of the left line, a part without words
+        assert ((side == color).all(1) | (side == 0).all(1)).all()
+        assert (side == color).all(1).all() == whole
+        assert (side == color).all(1).mean() > 0.4
+    plain = draw_boxes(image, boxes, CLASSES, RED_BLUE)
+    assert (plain[:100] == drawn[:100]).all()
+    assert (draw_boxes(image, boxes, CLASSES, RED_BLUE, dashed=np.zeros(2, bool)) == plain).all()
+
+
 def test_no_boxes_and_boxes_of_no_size_can_be_drawn():
     none = {"boxes": np.zeros((0, 4), np.float32), "labels": np.zeros(0, np.int64), "scores": np.zeros(0)}
     assert (draw_boxes(GREY, none, CLASSES, RED_BLUE) == GREY).all()
@@ -188,6 +203,30 @@ def test_sheets_of_every_kind(target, tmp_path):
     assert columns * panels * side < drawn.shape[1] < 1.1 * columns * panels * side
     save(drawn, tmp_path / "new" / "sheet.png")
     assert (np.asarray(Image.open(tmp_path / "new" / "sheet.png")) == drawn).all()
+
+
+def test_a_sheet_of_boxes_dashes_what_is_missed_or_wrong(monkeypatch):
+    drawn = []
+
+    def noted(image, found, classes, colors, dashed):
+        drawn.append((sorted(found), dashed.tolist()))
+        return image
+
+    monkeypatch.setattr(sheets, "draw_boxes", noted)
+    truth = {"boxes": np.array([[0, 0, 10, 10], [20, 20, 30, 30.0]]), "labels": np.array([0, 1])}
+    truth["masks"] = np.zeros((2, 40, 60), np.uint8)  # which this detector was not asked for
+    answer = {
+        "boxes": truth["boxes"][[0, 0, 1]],
+        "labels": np.array([0, 0, 0]),
+        "scores": np.array([0.9, 0.8, 0.7]),
+    }
+    sheet([Example(GREY, truth, answer, "a")], "boxes", CLASSES)
+    assert drawn == [
+        (["boxes", "labels"], [False, True]),
+        (["boxes", "labels", "scores"], [False, True, True]),
+    ]
+    sheet([Example(GREY, truth, answer | {"masks": np.zeros((3, 40, 60), bool)}, "a")], "boxes", CLASSES)
+    assert drawn[2][0] == ["boxes", "labels", "masks"]
 
 
 def test_right_and_wrong_are_framed_in_their_colours():

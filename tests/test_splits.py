@@ -75,3 +75,17 @@ def test_two_splits_may_share_a_part():
         == splits.items("val", lambda name: [name], str)
         == ["b"]
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "fractions", "own"),
+    [
+        (None, None, ["train", "val", "test"]),
+        ({"train": "train", "val": "val", "test": "val"}, None, ["train", "val"]),
+        ({"train": "all"}, {"test": 0.2}, ["train", "test"]),
+        ({"train": "a", "val": "a", "test": "b"}, None, ["train", "test"]),
+        ({"val": "val"}, None, ["val"]),
+    ],
+)
+def test_splits_with_samples_of_their_own(names, fractions, own):
+    assert Splits(names, fractions, 0).own() == own

@@ -155,6 +155,56 @@ def test_freezing_more_than_there_is():
         parts("label", "task.freeze=9")
 
 
+@pytest.mark.parametrize("backbone", ["cifar_resnet", "timm backbone.name=test_efficientnet", "convnet"])
+@pytest.mark.parametrize("kind", ["label", "mask"])
+@pytest.mark.parametrize("more", ["", "task.freeze=1", "task.freeze=all"])
+def test_frozen_batch_norms_neither_move_nor_learn(kind, backbone, more):
+    task, batch = parts(kind, *f"backbone={backbone} task.freeze_norm=true {more}".split())
+    own = {id(m) for m in task.model.backbone.modules()}
+    norms = [m for m in task.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [{name: value.clone() for name, value in m.state_dict().items()} for m in norms]
+    task.train()
+    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    task.training_step(batch, 0).backward()
+    optimizer.step()
+    for norm, values in zip(norms, before, strict=True):
+        moved = any(not torch.equal(value, values[name]) for name, value in norm.state_dict().items())
+        assert moved == (id(norm) not in own)  # the decoder's learn
+    place = depths(task.model.backbone)
+    batch_norms = {n for n, m in task.model.backbone.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    for name, parameter in task.model.backbone.named_parameters():
+        frozen = (
+            more.endswith("all")
+            or (bool(more) and place[name] == 0)
+            or name.rpartition(".")[0] in batch_norms
+        )
+        assert parameter.requires_grad == (not frozen)
+    assert any(id(norm) not in own for norm in norms) == (kind == "mask")
+
+
+def test_frozen_batch_norms_stay_frozen_when_the_head_has_learned():
+    task, batch = parts("label", "task.head_first=2", "task.freeze_norm=true", "optimizer=momentum")
+    task._trainer, task._fabric = Mixed(), None
+    task.train()
+    task.on_train_start()
+    norms = [m for m in task.model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [m.running_mean.clone() for m in norms]
+    for step in range(4):
+        task.trainer.global_step = step
+        task.on_train_batch_start(batch, step)
+        task.training_step(batch, step)
+        learns = {p.ndim > 1 for p in task.model.backbone.parameters() if p.requires_grad}
+        assert learns == (set() if step < 2 else {True})
+    assert all(torch.equal(m.running_mean, mean) for m, mean in zip(norms, before, strict=True))
+
+
+def test_a_backbone_without_batch_norm_has_none_to_freeze():
+    with pytest.raises(
+        ValueError, match=r"task.freeze_norm=true: this backbone has no batch norm; task.freeze_norm=f"
+    ):
+        parts("label", "task.freeze_norm=true", "backbone.norm=group")
+
+
 class Mixed:
     """A trainer that only says where training stands."""
 

@@ -127,14 +127,30 @@ def test_the_average_is_judged_and_kept(tmp_path):
     assert not torch.equal(averaged[key], raw[key])
 
 
-def test_a_frozen_backbone_does_not_move(tmp_path):
-    train(tmp_path / "run", "task.freeze=all", "trainer.max_epochs=1")
-    train(tmp_path / "still", "task.freeze=all", "trainer.max_epochs=1", "optimizer.lr=1e-9")
+@pytest.mark.parametrize("frozen", ["freeze=all", "head_first=100"])
+def test_a_frozen_backbone_does_not_move(tmp_path, frozen):
+    train(tmp_path / "run", f"task.{frozen}")
+    train(tmp_path / "still", f"task.{frozen}", "optimizer.lr=1e-9")
     a, b = weights(tmp_path / "run"), weights(tmp_path / "still")
     backbone = [key for key in a if key.startswith("model.backbone.")]
     assert backbone
-    assert all(torch.equal(a[key], b[key]) for key in backbone)  # running statistics among them
+    assert all(torch.equal(a[key], b[key]) for key in backbone)
+    assert not any(a[key].any() for key in backbone if key.endswith("running_mean"))  # nor the statistics
     assert not torch.equal(a["model.head.weight"], b["model.head.weight"])
+
+
+def test_frozen_batch_norms_do_not_move_while_the_rest_learns(tmp_path):
+    train(tmp_path / "run", "task.freeze_norm=true")
+    found = weights(tmp_path / "run")
+    norms = {key.rpartition(".")[0] for key in found if key.endswith("running_mean")}
+    assert norms
+    for norm in norms:
+        values = [found[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+        assert [torch.unique(value).tolist() for value in values] == [[0], [1], [1], [0]]
+    train(tmp_path / "still", "task.freeze_norm=true", "optimizer.lr=1e-9")
+    still = weights(tmp_path / "still")
+    convolutions = [key for key in found if key.startswith("model.backbone.") and found[key].ndim == 4]
+    assert not any(torch.equal(found[key], still[key]) for key in convolutions)
 
 
 def test_a_run_teaches_another(tmp_path):

@@ -437,6 +437,12 @@ def test_a_transform_travels_to_another_process():
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", sorted(path.stem for path in AUGMENTATION.glob("*.yaml")))
 def test_every_augmentation_works_for_every_target(name, target):
+    if name == "boxes" and target != "boxes":
+        with pytest.raises(
+            ValueError, match=rf"BBoxSafeRandomCrop crops around boxes, and here is `{target}`"
+        ):
+            Transform(target=target, size=None, **built(name))
+        return
     size = (32, 48)
     transform = Transform(target=target, size=size, **built(name, size))
     changed = 0
@@ -461,6 +467,21 @@ def test_every_augmentation_works_for_every_target(name, target):
         assert pickle.dumps(sample.target) == before[1]
         changed += not np.array_equal(out.image, transform(sample, None).image)
     assert changed == 0 if name == "none" else changed >= 2
+
+
+def test_a_crop_of_boxes_keeps_all_objects_whole():
+    transform = Transform(target="boxes", size=None, before_resize=built("boxes")["before_resize"])
+    sizes = set()
+    for seed in range(40):
+        sample = rectangles([(13, 14, 25, 22), (30, 20, 44, 36)])
+        out = transform(sample, seed)
+        sizes.add(out.image.shape[:2])
+        assert out.target["labels"].tolist() == [0, 1]
+        assert out.target["area"].tolist() == pytest.approx(sample.target["area"].tolist(), rel=1e-4)
+        assert np.allclose(tight(out.target["masks"]), out.target["boxes"], atol=1e-3)
+    assert len(sizes) > 10
+    empty = transform(rectangles([]), 0)
+    assert empty.target["boxes"].shape == (0, 4)
 
 
 def test_alexnet_sees_seven_eighths_of_a_square_image():

@@ -2,11 +2,12 @@
 
 import sys
 import time
+from statistics import median
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 
@@ -35,6 +36,28 @@ class EMA(WeightAveraging):
         return step_idx is not None
 
 
+class Checkpoint(ModelCheckpoint):
+    """Lightning's, but for two things, without which an interrupted run would not end as an undisturbed one.
+
+    On an exception it keeps last.ckpt alone: Lightning writes the weights of that moment over best.ckpt too. And
+    it keeps nothing between the last batch of an epoch and the end of its validation: a run resumed from
+    there would go on with the next epoch, and never judge this one. What is lost is made again.
+    """
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._should_save_on_exception(trainer) and not trainer.validating and not _between(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        if not _between(trainer):
+            super().on_train_batch_end(trainer, pl_module, *batch)
+
+
+def _between(trainer: Trainer) -> bool:
+    """Whether the last batch of an epoch is done."""
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
 class Speed(Callback):
     """Seconds of training, validation left out, and the images seen in them, of all processes."""
 
@@ -59,6 +82,66 @@ class Speed(Callback):
         if self.since:
             self.seconds += time.perf_counter() - self.since
             self.since = 0.0
+
+
+class JudgingSpeed(Callback):
+    """Images a second of what it costs to apply the model: the forward pass and the selection of what is answered,
+    without reading, losses and metrics, of all processes.
+
+    Every batch that was just judged, and so is warm, is answered once more between two waits for the device, until
+    that took ``seconds``; the median of the full batches counts, as others may use the machine too. Proposals that
+    come with the data are not searched again: what that takes is not in here.
+
+    split: val or test.
+    """
+
+    def __init__(self, split: str, seconds: float = 3.0):
+        self.split, self.seconds = split, seconds
+        self.times: list[tuple[int, float]] = []  # (images, seconds) of each batch
+        self.images_per_second: float | None = None
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        if self.split == "val":
+            self._time(trainer, pl_module, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        if self.split == "test":
+            self._time(trainer, pl_module, batch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.split == "val":
+            self._conclude(pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.split == "test":
+            self._conclude(pl_module)
+
+    def _time(self, trainer: Trainer, task: Any, batch: Any) -> None:
+        if sum(seconds for _, seconds in self.times) > self.seconds:
+            return
+        with trainer.precision_plugin.forward_context():
+            _wait(task.device)
+            start = time.perf_counter()
+            task.decided(batch)
+            _wait(task.device)
+        self.times.append((len(batch[2]), time.perf_counter() - start))
+
+    def _conclude(self, task: Any) -> None:
+        full = max((images for images, _ in self.times), default=0)
+        rates = [images / seconds for images, seconds in self.times if images == full]
+        rate = torch.tensor(median(rates) if rates else 0.0, device=task.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(rate)
+        self.images_per_second = float(rate) or None
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 class Progress(Callback):

@@ -24,6 +24,7 @@ from paribus.config import (
     AblationConfig,
     AugmentationConfig,
     ConfigError,
+    ConvertConfig,
     ProfileConfig,
     TrainConfig,
     TrainerConfig,
@@ -51,6 +52,7 @@ ROOMS = {
     "paribus.data.published.": ("label", "labels"),
     "paribus.data.segmentation.": ("mask",),
     "paribus.data.detection.": ("boxes",),
+    "paribus.data.yolo_text.": ("boxes",),
     "paribus.tasks.Classification": ("label", "labels"),
     "paribus.tasks.Segmentation": ("mask",),
     "paribus.tasks.Clustering": ("mask",),
@@ -92,6 +94,14 @@ def check_profile(cfg: DictConfig) -> ProfileConfig:
         ]
     faults = faults or _answers(config)
     if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def check_convert(cfg: DictConfig) -> ConvertConfig:
+    """As ``check``, for scripts/convert.py."""
+    config: ConvertConfig = _objects(cfg)
+    if faults := _faults(cfg, config, ("data",)):
         raise ConfigError("\n".join(faults))
     return config
 
@@ -272,10 +282,12 @@ def _contradictions(config: TrainConfig) -> list[str]:
             "`ablation.baseline` must name one level of each factor: " + ", ".join(config.ablation.factors)
         )
     if trainer.devices != 1 and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
-        faults.append(
-            "a sweep runs its jobs on one device each (several devices inside a sweep train silently on part of "
-            "the data): trainer.devices=1, or start the jobs one by one"
-        )
+        launcher = HydraConfig.get().launcher._target_.split(".")[-1]
+        if launcher != "ParibusLauncher":
+            faults.append(
+                f"{launcher} runs the jobs of a sweep on one device each (several train silently on part of the "
+                "data): hydra/launcher=paribus, which starts each as a process of its own, or trainer.devices=1"
+            )
     return faults
 
 

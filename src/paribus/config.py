@@ -84,6 +84,24 @@ class TrainerConfig:
 
 
 @dataclass
+class LauncherConfig:
+    """How the runs of a sweep share the machine (hydra.launcher.*)."""
+
+    _target_: str = "hydra_plugins.paribus_launcher.ParibusLauncher"
+    n_jobs: int | None = (
+        None  # runs at once, on GPUs on each of them; null: one a GPU, or cores / threads of a run
+    )
+    memory: float | None = None  # GiB that a run may need: no more at once than fit into what is free
+    timeout: float | None = None  # minutes that a run may take
+
+    def __post_init__(self) -> None:
+        for key in ("n_jobs", "memory", "timeout"):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise ConfigError(f"hydra.launcher.{key}={value}: more than 0, or null")
+
+
+@dataclass
 class AblationConfig:
     """A question: the factors with their levels, the seeds, the metric and the baseline."""
 
@@ -101,6 +119,7 @@ class TrainConfig:
     seed: int = 0
     root: str = "runs"
     test: bool = True
+    retry_failed: bool = True
     data: dict[str, Any] = field(default_factory=dict)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     backbone: dict[str, Any] = field(default_factory=dict)
@@ -182,10 +201,26 @@ class ProfileConfig:
         need(self.classes is None or self.classes >= 1, f"classes={self.classes}: 1 or more")
 
 
+@dataclass
+class ConvertConfig:
+    data: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)  # its target, which some data refer to
+    to: str = MISSING  # voc | coco | yolo
+    output: str = MISSING  # a folder that does not exist yet
+    splits: list[str] | None = None  # null: those that the set has
+    files: str = "link"  # link | copy: how the images get there
+
+    def __post_init__(self) -> None:
+        for key, valid in (("to", ("voc", "coco", "yolo")), ("files", ("link", "copy"))):
+            if getattr(self, key) not in (*valid, MISSING):
+                raise ConfigError(f"{key}={getattr(self, key)}: one of {', '.join(valid)}")
+
+
 def register() -> None:
     """Makes the schemas and the resolvers known to Hydra. Called before composing."""
     store = ConfigStore.instance()
-    for schema in (TrainConfig, EvaluateConfig, PredictConfig, ReportConfig, ProfileConfig):
+    roots = (TrainConfig, EvaluateConfig, PredictConfig, ReportConfig, ProfileConfig, ConvertConfig)
+    for schema in roots:
         store.store(name=schema.__name__.replace("Config", "_schema").lower(), node=schema)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
@@ -235,6 +270,7 @@ def build(config: TrainConfig, folder: Path | None = None) -> Parts:
         channels_last=config.trainer.channels_last,
     )
     model = make(config.model, backbone=backbone, num_classes=len(data.classes))
+    data.search = getattr(model, "search", None)  # proposals, which come with the images
     if config.trainer.channels_last:
         import torch
 

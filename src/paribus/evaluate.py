@@ -57,7 +57,9 @@ def run(cfg: DictConfig) -> dict[str, float]:
         config.data["num_workers"] = settings.num_workers
     parts = _averaged(members, settings, resize) if averaged else restored(folder, config)
 
+    from paribus.callbacks import JudgingSpeed
     from paribus.confusion import Confusion
+    from paribus.detected import Detected
     from paribus.examples import Examples
 
     output = Path(settings.output) if settings.output else folder
@@ -66,9 +68,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
     named = _named(settings)
     written = output / f"{'_'.join(['evaluation', settings.split, *named])}.json"
     quiet()
-    drawing = [Examples(output, named=named), Confusion(output, named)]
-    metrics = judge(parts, config.trainer, settings.split, callbacks=drawing)
-    per_class = parts.task.per_class[settings.split]
+    detected, judging = Detected(output), JudgingSpeed(settings.split)
+    watching = [Examples(output, named=named), Confusion(output, named), detected, judging]
+    metrics = judge(parts, config.trainer, settings.split, callbacks=watching)
+    per_class, errors = parts.task.per_class[settings.split], detected.errors.get(settings.split, {})
     output.mkdir(parents=True, exist_ok=True)
     results.write_json(
         written,
@@ -77,12 +80,14 @@ def run(cfg: DictConfig) -> dict[str, float]:
             **asked,
             "metrics": metrics,
             "per_class": per_class,
+            **({"errors": errors} if errors else {}),
+            "judged_images_per_second": judging.images_per_second,
             "checkpoint": str(CHECKPOINT),
             "finished": results.utc_now(),
             **results.environment(),
         },
     )
-    _print(metrics, per_class)
+    _print(metrics, per_class, errors)
     if asked:
         monitor = config.task["monitor"].replace("val/", f"{settings.split}/")
         what = ["ensemble"] if len(members) > 1 else []
@@ -208,7 +213,8 @@ def _averaged(members: list[Member], settings: EvaluateConfig, resize: Any) -> P
     return parts
 
 
-def _print(metrics: dict[str, float], per_class: dict[str, list[Any]]) -> None:
+def _print(metrics: dict[str, float], *tables: dict[str, list[Any]]) -> None:
+    """The metrics, and the tables that are not empty: a list a column."""
     from rich.console import Console
     from rich.table import Table
 
@@ -217,9 +223,9 @@ def _print(metrics: dict[str, float], per_class: dict[str, list[Any]]) -> None:
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")
     console.print(table)
-    if per_class:
-        table = Table(*per_class)
-        for row in zip(*per_class.values(), strict=True):
+    for columns in filter(None, tables):
+        table = Table(*columns)
+        for row in zip(*columns.values(), strict=True):
             table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row))
         console.print(table)
 

@@ -159,13 +159,14 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def log_result(self, found: dict[str, Any], checkpoint: str | Path) -> None:
-        """The summary: the best checkpoint's metrics and path, speed and size; and a table a split."""
+        """The summary: the best checkpoint's metrics and path, speed and size; and the tables of each split."""
         import wandb
 
-        for split, table in found.get("per_class", {}).items():
-            if table:
-                rows = [list(row) for row in zip(*table.values(), strict=True)]
-                self.experiment.log({f"{split}/per_class": wandb.Table(columns=list(table), data=rows)})
+        for name in ("per_class", "errors"):
+            for split, table in found.get(name, {}).items():
+                if table:
+                    rows = [list(row) for row in zip(*table.values(), strict=True)]
+                    self.experiment.log({f"{split}/{name}": wandb.Table(columns=list(table), data=rows)})
         plain = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
         self.experiment.summary.update({**plain, **found["metrics"], "best_checkpoint": str(checkpoint)})
 

@@ -101,9 +101,13 @@ def _stripes(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_boxes(
-    image: np.ndarray, found: dict[str, np.ndarray], classes: Sequence[str], colors: Sequence[Color]
+    image: np.ndarray,
+    found: dict[str, np.ndarray],
+    classes: Sequence[str],
+    colors: Sequence[Color],
+    dashed: Sequence[bool] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """Boxes with class and, where there is one, score; instance masks as a tint.
+    """Boxes with class and, where there is one, score, some of them dashed; instance masks as a tint.
 
     Lines and letters grow with the image. The surest boxes are on top and choose first where their
     words stand: above, below or inside, wherever these hide no other words.
@@ -126,6 +130,8 @@ def draw_boxes(
         x0, y0, x1, y1 = map(int, corners[i])
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=BLACK)  # an edge on any background
         draw.rectangle((x0, y0, x1, y1), outline=colors[labels[i]], width=line)
+        if dashed is not None and dashed[i]:
+            _gaps(draw, (x0, y0, x1, y1), line)
     taken: list[tuple[int, int, int, int]] = []
     for i in order:
         words = classes[labels[i]] if scores is None else f"{classes[labels[i]]} {scores[i]:.2f}"
@@ -135,6 +141,20 @@ def draw_boxes(
         draw.rectangle(place, fill=colors[labels[i]])
         draw.text((place[0] + 2, place[1]), words, _readable_on(colors[labels[i]]), font)
     return np.asarray(canvas)
+
+
+def _gaps(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], line: int) -> None:
+    """Black gaps in an outline of this width."""
+    x0, y0, x1, y1 = box
+    dash, last = 4 * line, line - 1
+    for x in range(x0 + dash, x1, 2 * dash):
+        end = min(x + dash - 1, x1)
+        draw.rectangle((x, y0, end, min(y0 + last, y1)), fill=BLACK)
+        draw.rectangle((x, max(y1 - last, y0), end, y1), fill=BLACK)
+    for y in range(y0 + dash, y1, 2 * dash):
+        end = min(y + dash - 1, y1)
+        draw.rectangle((x0, y, min(x0 + last, x1), end), fill=BLACK)
+        draw.rectangle((max(x1 - last, x0), y, x1, end), fill=BLACK)
 
 
 def _place(

@@ -120,10 +120,13 @@ def answers(
     import torch
 
     from paribus.data.batches import collate
+    from paribus.data.proposals import only_proposals
     from paribus.data.transforms import Transform
 
     data, task = parts.data, parts.task
-    fit = Transform(target="label", size=data.size, fit=data.eval_transform.fit)  # of the image alone
+    search = data.search
+    # Of the image alone, or of the proposals with it.
+    fit = Transform(target="boxes" if search else "label", size=data.size, fit=data.eval_transform.fit)
     device = torch.device("cpu")
     if config.trainer.accelerator == "gpu":
         device = torch.accelerator.current_accelerator() or device
@@ -135,12 +138,14 @@ def answers(
             image = read_image(file)
         except SampleError as error:
             return error
-        return image, fit(Sample(image, 0, str(file)), None)
+        return image, fit(Sample(image, only_proposals(image, search) if search else 0, str(file)), None)
 
     def decide(batch: list[Read]) -> list[Any]:
-        images = data.normalize(collate([sample for _, sample in batch])[0].to(device))
+        stacked, targets, _ = collate([sample for _, sample in batch])
+        images = data.normalize(stacked.to(device))
+        given = ([target["proposals"].to(device) for target in targets],) if search else ()
         with torch.inference_mode(), torch.autocast(device.type, half, enabled=half is not None):
-            answer = task.predict(images)
+            answer = task.predict(images, *given)
             if data.target != "mask":
                 return [
                     _restored(one, image, data)

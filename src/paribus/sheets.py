@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from paribus.data.samples import IGNORE
+from paribus.metrics.matching import wrong_and_missed
 from paribus.pictures import (
     BLACK,
     GREY,
@@ -35,7 +36,8 @@ def sheet(
     title: str = "",
 ) -> np.ndarray:
     """One picture of all examples: masks and boxes as input, truth and prediction side by side, masks with
-    their errors too; labels as a caption, green where the answer is right, else red with the true one."""
+    their errors too, boxes that are missed or wrong (at IoU 0.5) dashed; labels as a caption, green where the
+    answer is right, else red with the true one."""
     assert examples, "a sheet shows one example or more"
     colors = class_colors(classes, palette)
     if target in ("label", "labels"):
@@ -67,8 +69,15 @@ def _panels(example: Example, target: str, classes: Sequence[str], colors: Seque
         right = (np.asarray(example.answer) == example.truth)[judged]
         name += f"   {100 * right.mean():.1f} % of pixels right" if right.size else "   all ignored"
     else:
-        pair = (("truth", truth), ("prediction", answer))
-        panels += [(word, draw_boxes(image, boxes, classes, colors)) for word, boxes in pair]
+        wrong, missed = wrong_and_missed(example.answer, example.truth)
+        if "masks" not in answer:  # what was not asked for would hide the image
+            truth = {key: value for key, value in truth.items() if key != "masks"}
+        panels += [
+            ("truth; dashed: missed", draw_boxes(image, truth, classes, colors, missed)),
+            ("prediction; dashed: wrong", draw_boxes(image, answer, classes, colors, wrong)),
+        ]
+        faulty = missed.any() or wrong.any()
+        name += f"   {missed.sum()} missed, {wrong.sum()} wrong" if faulty else "   all right"
     width = image.shape[1]
     drawn = [stack([_text([(word, GREY)], width), panel]) for word, panel in panels]
     return stack([_text([(name, BLACK)], len(drawn) * width), _beside(drawn, gap=6)])

@@ -75,7 +75,9 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     import torch
     from lightning import seed_everything
 
+    from paribus.callbacks import JudgingSpeed
     from paribus.confusion import Confusion
+    from paribus.detected import Detected
     from paribus.examples import Examples
     from paribus.loggers import Csv
     from paribus.profile.complexity import count
@@ -105,13 +107,15 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
             trainer.save_checkpoint(folder / CHECKPOINT)
         state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
         parts.task.load_state_dict(state["state_dict"])
-        drawing = [Examples(folder, parts.logger), Confusion(folder)]
         splits = ("val", "test") if config.test else ("val",)
-        metrics = judge(parts, config.trainer, *splits, callbacks=drawing)
+        detected, judging = Detected(folder), JudgingSpeed(splits[-1])
+        watching = [Examples(folder, parts.logger), Confusion(folder), detected, judging]
+        metrics = judge(parts, config.trainer, *splits, callbacks=watching)
         parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
         found = {
             "metrics": metrics,
             "per_class": parts.task.per_class,
+            **({"errors": detected.errors} if detected.errors else {}),
             "classes": parts.data.classes,  # with the palette, all that prediction needs of the set
             "palette": parts.data.reader.palette,
             "best_epoch": int(state["epoch"]),
@@ -121,6 +125,7 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
             "macs": macs,
             "seconds": time.perf_counter() - start,
             "images_per_second": speed.images / speed.seconds if speed.seconds else None,
+            "judged_images_per_second": judging.images_per_second,
             "peak_memory_bytes": peak_memory(),
             "device": device_name(config.trainer),
             "processes": trainer.world_size,
@@ -142,19 +147,19 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
 def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: bool) -> tuple[Any, Any, Any]:
     """Lightning's Trainer, the callback that keeps the best checkpoint, the one that measures speed."""
     from lightning import Trainer
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+    from lightning.pytorch.callbacks import EarlyStopping
 
-    from paribus.callbacks import EMA, Progress, Speed
+    from paribus.callbacks import EMA, Checkpoint, Progress, Speed
 
     t, monitor, mode = config.trainer, config.task["monitor"], config.task["mode"]
     kept: Any = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    best = ModelCheckpoint(
+    best = Checkpoint(
         **kept, filename="best", monitor=monitor, mode=mode, save_last=True, save_on_exception=True
     )
     speed = Speed()
     callbacks: list[Any] = [best, speed]
     if t.checkpoint_every:
-        callbacks.append(ModelCheckpoint(**kept, filename="last", every_n_train_steps=t.checkpoint_every))
+        callbacks.append(Checkpoint(**kept, filename="last", every_n_train_steps=t.checkpoint_every))
     if t.early_stopping:
         callbacks.append(EarlyStopping(monitor=monitor, mode=mode, patience=t.early_stopping))
     if t.ema:

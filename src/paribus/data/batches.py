@@ -5,28 +5,53 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from paribus.data.mosaic import mosaic
 from paribus.data.samples import IGNORE, Sample, Split
 from paribus.data.transforms import Transform
 
 
 class Samples(Dataset):
-    """A split behind its transform. A key is an index, or (index, epoch) where augmentation is drawn."""
+    """A split behind its transform. A key is an index, or (index, epoch) where augmentation is drawn.
 
-    def __init__(self, split: Split, transform: Transform, seed: int | None):
+    With probability `mosaics` a sample that is drawn is joined with three others, each changed as if it were alone;
+    which ones is a function of (seed, epoch, index) too. `members` are the indices they are taken from.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        transform: Transform,
+        seed: int | None,
+        mosaics: float = 0.0,
+        members: np.ndarray | None = None,
+    ):
         self.split, self.transform, self.seed = split, transform, seed
+        self.mosaics, self.members = mosaics, members
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        if isinstance(key, tuple):
-            index, epoch = key
-            assert self.seed is not None
-            draw = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-            return self.transform(self.split[index], draw)
-        return self.transform(self.split[key], None)
+        if not isinstance(key, tuple):
+            return self.transform(self.split[key], None)
+        index, epoch = key
+        assert self.seed is not None
+        draw = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
+        sample = self.transform(self.split[index], draw)
+        if not self.mosaics:
+            return sample
+        rng = np.random.default_rng([self.seed, epoch, index, 1])  # 0 in its place would be the draw above
+        if rng.random() >= self.mosaics:
+            return sample
+        assert self.members is not None
+        assert self.transform.size is not None
+        others = [
+            self.transform(self.split[int(other)], int(rng.integers(2**32)))
+            for other in rng.choice(self.members, 3)
+        ]
+        return mosaic([sample, *others], self.transform.size, rng)
 
 
 class Order(Sampler[tuple[int, int]]):
@@ -72,6 +97,17 @@ class Order(Sampler[tuple[int, int]]):
         return self.kept // self.world
 
 
+class Loader(DataLoader):
+    """A DataLoader whose workers begin when the first batch is asked for.
+
+    torch's begin with the iterator, which Lightning makes before it restores a checkpoint: they would have read the
+    first epoch's first batches by then.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
+
+
 def collate(samples: list[Sample], native: bool = False) -> tuple[torch.Tensor, Any, list[str]]:
     """Samples -> one batch on the host: uint8 images ``[B, 3, H, W]``, targets by kind, ids.
 
@@ -83,9 +119,8 @@ def collate(samples: list[Sample], native: bool = False) -> tuple[torch.Tensor, 
     first = targets[0]
     batch: Any
     if isinstance(first, dict):
-        batch = [
-            {key: torch.tensor(v) for key, v in t.items()} for t in targets
-        ]  # copies: readers keep theirs
+        # Copies: readers keep theirs. What is judged stays on the host, as arrays.
+        batch = [{key: v if key == "judged" else torch.tensor(v) for key, v in t.items()} for t in targets]
         for target in batch:
             if "masks" in target:  # instance masks grow with the image
                 below, right = height - target["masks"].shape[1], width - target["masks"].shape[2]

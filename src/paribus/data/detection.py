@@ -5,14 +5,13 @@ import math
 import os
 import xml.etree.ElementTree as ElementTree
 from collections import UserDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from paribus.data.files import RESTORE, FileSplit, existing_root, read_list
-from paribus.data.objects import Objects, ReadObjects
+from paribus.data.objects import Objects, object_split
 from paribus.data.samples import DataError
 from paribus.data.splits import Splits
 
@@ -34,8 +33,8 @@ class VocDetection:
     are clipped, empty ones left out, instead of being reported.
     splits, split, split_seed: see `paribus.data.splits.Splits`.
 
-    Target: ``boxes``, ``labels``. The EXIF orientation of an image is applied, unless the annotation's
-    <size> is that of the unturned image.
+    Target: ``boxes``, ``labels``, ``difficult`` (1 where VOC's average precision passes an object over). The EXIF
+    orientation of an image is applied, unless the annotation's <size> is that of the unturned image.
 
     Raises:
         DataError: root, folder or list is missing, a split is empty. What is wrong with one annotation
@@ -77,7 +76,7 @@ class VocDetection:
 
     def split(self, name: str) -> FileSplit:
         shared = [self.root / self.lists.replace("{split}", self.splits.source(name))] if self.lists else []
-        return _split(self, name, self._objects, shared)
+        return object_split(self, name, self._objects, shared)
 
     def _discovered(self) -> list[str]:
         names = {name for item in self._objects(self.splits.first) for name in item.names}
@@ -103,7 +102,7 @@ class VocDetection:
 
     def _parse(self, name: str, image: str) -> Objects:
         source = f"Annotations/{name}.xml"
-        item = Objects(f"JPEGImages/{image}", source, None, [], [], np.zeros((0, 4), np.float32), {})
+        item = Objects(f"JPEGImages/{image}", source, None, [], [], np.zeros((0, 4)), {})
         try:
             tree = ElementTree.parse(self.root / source).getroot()
             objects = list(enumerate(tree.iter("object"), start=1))
@@ -123,7 +122,8 @@ class VocDetection:
             names=names,
             ids=[i for i, _ in objects],
             difficult=tuple(_difficult(o) for _, o in objects),
-            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            boxes=np.array(boxes, np.float64).reshape(-1, 4),
+            more={"difficult": np.array([_difficult(o) for _, o in objects], np.int64)},
             first_pixel=self.first_pixel,
         )
 
@@ -186,7 +186,7 @@ class CocoDetection:
         self.classes = tuple(classes)
 
     def split(self, name: str) -> FileSplit:
-        return _split(self, name, self._objects, [])
+        return object_split(self, name, self._objects)
 
     def _objects(self, split: str) -> list[Objects]:
         if split not in self._parsed:
@@ -204,21 +204,6 @@ class CocoDetection:
                     "`data.reader.unknown=drop`."
                 )
         return self._parsed[split]
-
-
-def _split(
-    reader: VocDetection | CocoDetection,
-    name: str,
-    objects: Callable[[str], list[Objects]],
-    shared: list[Path],
-) -> FileSplit:
-    def listing(split: str) -> list[Objects]:
-        known = set(reader.classes)
-        return [i for i in objects(split) if reader.keep_empty or i.broken or not known.isdisjoint(i.names)]
-
-    items = reader.splits.items(name, listing, key=lambda item: item.image)
-    read = ReadObjects(reader.root, reader.classes, reader.unknown, reader.clip_boxes)
-    return FileSplit(root=reader.root, items=items, read=read, sources=read.sources, shared=shared)
 
 
 def _parse_coco(path: Path, source: str, folder: str, masks: bool) -> tuple[list[str], list[Objects]]:
@@ -265,7 +250,7 @@ def _coco_objects(
         size=size if all(size) else None,
         names=[categories.get(a["category_id"], f"category id {a['category_id']}") for a in annotations],
         ids=[a.get("id", i) for i, a in enumerate(annotations)],
-        boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32),
+        boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
         more={
             "iscrowd": np.array([a.get("iscrowd", 0) for a in annotations], np.int64),
             "area": np.array(

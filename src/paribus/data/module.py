@@ -14,10 +14,11 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from paribus.data.batches import Order, Samples, collate
+from paribus.data.batches import Loader, Order, Samples, collate
 from paribus.data.frequencies import Frequencies, count
 from paribus.data.remembered import remembered
 from paribus.data.samples import DataError, Problem, Reader, Split, Target
+from paribus.data.scales import drawn_size, need_sizes, resize_batch
 from paribus.data.transforms import Transform
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,13 @@ class DataModule(LightningDataModule):
         size: (H, W) the network sees; None keeps every image's own.
         fit: how an image of another size gets there: stretched, cropped or padded.
         judge_at: of masks, for val and test: fitted as the images are, or native, untouched: then the answer
-            is brought back to the mask's size.
+            is brought back to the mask's size. Boxes are always judged native, against all of the file's.
         mean, std: of the training images scaled to [0, 1], one number a channel.
         on_error: stop before training, or skip, the samples that cannot be used.
         verify: read every file once before the first training on it.
         train_fraction: share of the training samples that is used, chosen by the seed.
+        mosaic: of boxes and masks, the probability that a training sample is joined with three others, see mosaic.py.
+        scales: (least, largest) factor on the size of a training batch, drawn for each step, see scales.py.
     """
 
     # A process without a sample would skip the metrics' exchange and leave the others waiting:
@@ -61,6 +64,8 @@ class DataModule(LightningDataModule):
         on_error: Literal["stop", "skip"] = "stop",
         verify: bool = True,
         train_fraction: float = 1.0,
+        mosaic: float = 0.0,
+        scales: tuple[float, float] | None = None,
         augmentation: dict[str, list] | None = None,
         seed: int = 0,
         channels_last: bool = False,
@@ -84,6 +89,17 @@ class DataModule(LightningDataModule):
                 "`data.judge_at=native` judges every pixel, and data.fit=crop cuts some off unseen: "
                 "data.fit=stretch or pad, or data.judge_at=fitted"
             )
+        if not 0 <= mosaic <= 1:
+            raise ValueError(f"`data.mosaic={mosaic}`: a probability, from 0 to 1")
+        if mosaic and reader.target not in ("boxes", "mask"):
+            raise ValueError(
+                f"`data.mosaic={mosaic}` is for boxes and masks, and here is `{reader.target}`: data.mosaic=0"
+            )
+        if mosaic and not size:
+            raise ValueError(f"`data.mosaic={mosaic}` joins images of one size: data.size=[height,width]")
+        if scales is not None:
+            need_sizes(size, scales)
+        self.mosaic, self.scales = mosaic, scales
         self.reader, self.batch_size, self.num_workers = reader, batch_size, num_workers
         self.on_error, self.verify, self.train_fraction, self.seed = on_error, verify, train_fraction, seed
         self.channels, self.channels_last = channels, channels_last
@@ -93,8 +109,13 @@ class DataModule(LightningDataModule):
         augmentation = augmentation or {}
         target = reader.target
         self.train_transform = Transform(target=target, size=self.size, fit=fit, native=False, **augmentation)
-        self.eval_transform = Transform(target=target, size=self.size, fit=fit, native=native)
+        # Boxes are always judged in pixels of the file.
+        self.eval_transform = Transform(
+            target=target, size=self.size, fit=fit, native=native or target == "boxes"
+        )
         self.splits: dict[str, Split] = {}
+        # How proposals are searched for a detector that takes some, see proposals.py; set when it is built.
+        self.search: dict[str, Any] | None = None
 
     @property
     def target(self) -> Target:
@@ -122,7 +143,20 @@ class DataModule(LightningDataModule):
                 split = split.without({p.index for p in problems})
             if not len(split):
                 raise DataError(f"the {name} split is empty")
+            if self.search is not None:
+                from paribus.data.proposals import with_proposals
+
+                indices = self._chosen(split) if name == "train" else np.arange(len(split))
+                processes = max(self.num_workers, torch.get_num_threads())
+                split = with_proposals(self.reader, split, self.search, indices=indices, processes=processes)
             self.splits[name] = split
+
+    def _chosen(self, split: Split) -> np.ndarray:
+        """Of the training samples the indices of those that are used."""
+        if self.train_fraction == 1:
+            return np.arange(len(split))
+        count = max(1, round(len(split) * self.train_fraction))
+        return np.sort(np.random.default_rng(self.seed).permutation(len(split))[:count])
 
     def _problems(self, split: Split) -> list[Problem]:
         """What is wrong with a split; remembered, so that a set is read whole once and not every run."""
@@ -148,10 +182,7 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         split = self.splits["train"]
-        chosen = np.arange(len(split))
-        if self.train_fraction < 1:
-            count = max(1, round(len(split) * self.train_fraction))
-            chosen = np.sort(np.random.default_rng(self.seed).permutation(len(split))[:count])
+        chosen = self._chosen(split)
         rank, world = self._share()
         size = self._batch_size()
         order = Order(
@@ -162,7 +193,8 @@ class DataModule(LightningDataModule):
                 f"{len(chosen)} training samples do not fill one batch of {size * world}: "
                 f"data.batch_size={len(chosen) // world * world or 1}"
             )
-        return self._loader(Samples(split, self.train_transform, self.seed), order, size)
+        samples = Samples(split, self.train_transform, self.seed, self.mosaic, chosen)
+        return self._loader(samples, order, size)
 
     def val_dataloader(self) -> DataLoader:
         return self.eval_dataloader("val")
@@ -183,7 +215,7 @@ class DataModule(LightningDataModule):
         )
 
     def _loader(self, samples: "Samples", order: Any, size: int) -> DataLoader:
-        return DataLoader(
+        return Loader(
             samples,
             batch_size=size,
             sampler=order,
@@ -227,7 +259,12 @@ class DataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> tuple:
         images, targets, ids = batch
-        return self.normalize(images), targets, ids
+        images = self.normalize(images)
+        if self.scales is not None and self.trainer is not None and self.trainer.training:
+            # By the step, which a checkpoint restores and every process knows.
+            size = drawn_size(images.shape[-2:], self.scales, self.seed, self.trainer.global_step)
+            images, targets = resize_batch(images, targets, size)
+        return images, targets, ids
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 ``[B, 3, H, W]`` -> float ``[B, channels, H, W]``, normalized."""

@@ -1,13 +1,14 @@
 """The annotated objects of one image, and how they become a sample. What the detection readers share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from paribus.data.files import SampleError, read_image, wh
+from paribus.data.files import FileSplit, SampleError, read_image, wh
 from paribus.data.samples import Sample
+from paribus.data.splits import Splits
 
 FIX_BOX = (
     "correct the boxes, or set `data.reader.clip_boxes=true`: clips them, leaves out those without an area"
@@ -21,11 +22,14 @@ class Objects(NamedTuple):
     source: str
     size: tuple[int, int] | None  # (H, W) that the annotation claims
     names: list[str]  # of the classes
-    ids: list[int]  # of the objects, for messages
-    boxes: np.ndarray  # float32 [N, 4], x1 y1 x2 y2 as in the file
+    ids: list[int | str]  # of the objects, for messages
+    boxes: (
+        np.ndarray
+    )  # float64 [N, 4], x1 y1 x2 y2 as in the file: what is rounded before 1 is taken off stays so
     more: dict[str, np.ndarray]  # iscrowd int64 [N], area float32 [N]
     segments: list[Any] | None = None  # polygons or run lengths
     first_pixel: int = 0  # 1: x1 and y1 count pixels from 1
+    relative: bool = False  # boxes are shares of the image's width and height
     difficult: tuple[bool, ...] = ()  # VOC's mark of each object; empty where a format has none
     broken: tuple[str, str] | None = None  # what is wrong with the annotation itself, and the fix
 
@@ -62,16 +66,17 @@ class ReadObjects:
         image = self.image(item)
         height, width = image.shape[:2]
         known = np.array([name in self.labels for name in item.names], bool)
-        ordered = (item.boxes[:, 2:] > item.boxes[:, :2]).all(1)
-        boxes = item.boxes - np.array([item.first_pixel, item.first_pixel, 0, 0], np.float32)
+        limit = np.array([width, height, width, height], np.float64)
+        stored = item.boxes * limit if item.relative else item.boxes
+        ordered = (stored[:, 2:] > stored[:, :2]).all(1)
+        boxes = stored - [item.first_pixel, item.first_pixel, 0, 0]
         # Up to one pixel outside is rounding, and clipped without a word.
-        limit = np.array([width, height, width, height], np.float32)
         inside = ((boxes >= -1) & (boxes <= limit + 1)).all(1)
-        boxes = np.clip(boxes, 0, limit)
+        boxes = np.clip(boxes, 0, limit).astype(np.float32)
         full = ordered & (boxes[:, 2:] > boxes[:, :2]).all(1)
         wrong = np.flatnonzero(known & ~(inside & full))
         if len(wrong) and not self.clip:
-            said = self._say(item, wrong, ordered, (height, width))
+            said = self._say(item, stored, wrong, ordered, (height, width))
             raise SampleError(self.root / item.source, said, FIX_BOX)
         kept = np.flatnonzero(known & full)
         target = {
@@ -86,10 +91,12 @@ class ReadObjects:
     def sources(self, item: Objects) -> list[Path]:
         return [self.root / item.image, self.root / item.source]
 
-    def _say(self, item: Objects, wrong: np.ndarray, ordered: Any, size: tuple[int, int]) -> str:
+    def _say(
+        self, item: Objects, stored: np.ndarray, wrong: np.ndarray, ordered: Any, size: tuple[int, int]
+    ) -> str:
         said = []
         for i in wrong[:3]:
-            x1, y1, x2, y2 = item.boxes[i].tolist()
+            x1, y1, x2, y2 = stored[i].tolist()
             how = f"lies outside the image ({wh(size)})" if ordered[i] else "has no area or is inverted"
             said.append(
                 f"object {item.ids[i]} ({item.names[i]}) x {x1:g} to {x2:g}, y {y1:g} to {y2:g} {how}"
@@ -112,3 +119,31 @@ class ReadObjects:
                     "write a polygon or a run-length encoding of the image's size",
                 ) from error
         return masks
+
+
+class ObjectReader(Protocol):
+    """What the readers of boxes in files have in common."""
+
+    root: Path
+    classes: tuple[str, ...]
+    unknown: Literal["stop", "drop"]
+    keep_empty: bool
+    clip_boxes: bool
+    splits: Splits
+
+
+def object_split(
+    reader: ObjectReader,
+    name: str,
+    objects: Callable[[str], list[Objects]],
+    shared: Iterable[Path] = (),
+) -> FileSplit:
+    """One of our splits; `objects` gives the annotations of one of the set's own."""
+
+    def listing(split: str) -> list[Objects]:
+        known = set(reader.classes)
+        return [i for i in objects(split) if reader.keep_empty or i.broken or not known.isdisjoint(i.names)]
+
+    items = reader.splits.items(name, listing, key=lambda item: item.image)
+    read = ReadObjects(reader.root, reader.classes, reader.unknown, reader.clip_boxes)
+    return FileSplit(root=reader.root, items=items, read=read, sources=read.sources, shared=shared)

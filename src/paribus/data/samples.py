@@ -15,7 +15,7 @@ class Sample(NamedTuple):
     target, by kind: ``label`` int; ``labels`` float32 ``[C]`` of 1 (there), 0 (not there) and NaN (neither
     learned nor judged); ``mask`` integer ``[H, W]`` with 255 ignored; ``boxes`` a dict of ``boxes`` float32
     ``[N, 4]`` (x1, y1, x2, y2, pixels), ``labels`` int64 ``[N]`` from 0, and optionally ``masks`` uint8
-    ``[N, H, W]``, ``iscrowd`` int64 ``[N]``, ``area`` float32 ``[N]``.
+    ``[N, H, W]``, ``iscrowd`` and ``difficult`` int64 ``[N]``, ``area`` float32 ``[N]``.
     """
 
     image: np.ndarray

@@ -76,6 +76,15 @@ class Splits:
             )
         return self.names[name]
 
+    def own(self) -> list[str]:
+        """Those of ours with samples of their own: where `test: val`, val and not test."""
+        sources = [self.names.get(name, name if name in self.fractions else None) for name in SPLITS]
+        return [
+            name
+            for place, (name, source) in enumerate(zip(SPLITS, sources, strict=True))
+            if source is not None and (name in self.fractions or source not in sources[:place])
+        ]
+
     @property
     def first(self) -> str:
         """The part that says what the classes are: train's, where the set has one."""

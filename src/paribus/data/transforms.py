@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paribus.data.geometry import Size, moved_objects, moved_proposals, resize, resize_nearest, zoom
 from paribus.data.samples import IGNORE, Sample
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the package index for news
@@ -23,8 +25,6 @@ cv2.setNumThreads(0)  # the loader's workers are the threads
 
 if TYPE_CHECKING:
     from albumentations import BasicTransform, Compose
-
-Size = tuple[int, int]  # (height, width)
 
 
 class Transform:
@@ -38,13 +38,16 @@ class Transform:
     fit: ``stretch`` changes the aspect; ``crop`` covers the size and cuts off what exceeds it, equally
         on both sides; ``pad`` fits inside, and fills the right and the bottom with black.
     native: masks stay as they are, and the image alone is fitted; what is answered on it is brought back
-        to the mask's size by ``restore_logits``.
+        to the mask's size by ``restore_logits``. Boxes come twice: fitted, and as the file has them among
+        ``judged``, with the file's ``size``, int64 (height, width); what is found is brought back to it by
+        ``restoring``.
 
     Masks are resized to the nearest pixel; what lies outside the image is 255 in a mask and 0 in an
     instance's mask, whatever ``fill_mask`` a transform was given (one that leaves the mask alone,
     ``fill_mask=None``, still does). Boxes are cut at the border; an instance of which no whole
     pixel is left goes, with all that belongs to it. ``area`` grows and shrinks with its box, so that
-    COCO's small, medium and large are sizes on the image as the network sees it.
+    COCO's small, medium and large are sizes on the image as the network sees it. ``proposals`` move with the
+    image; those of which no whole pixel is left go.
     """
 
     def __init__(
@@ -68,7 +71,12 @@ class Transform:
     def __call__(self, sample: Sample, seed: int | None) -> Sample:
         """seed: made from (seed, epoch, index), all that chance depends on; None: no random change."""
         if seed is None or not (self.before or self.after):
-            return self._fitted(sample)
+            fitted = self._fitted(sample)
+            if self.native and self.target == "boxes":
+                judged = sample.target | {"size": np.array(sample.image.shape[:2], np.int64)}
+                judged.pop("proposals", None)
+                fitted = fitted._replace(target=fitted.target | {"judged": judged})
+            return fitted
         # One pair of generators for all. `set_random_seed` would give each transform its own, all with
         # this seed: whatever has p=0.5 would then happen together, or not at all.
         generators = np.random.default_rng(seed), random.Random(seed)
@@ -92,12 +100,26 @@ class Transform:
             logits = F.pad(logits, (left, right, top, below), mode="replicate")
         return F.interpolate(logits, original, mode="bilinear", antialias=True)
 
+    def restore_masks(self, masks: Tensor, original: Size) -> Tensor:
+        """Masks of instances on a fitted image, bool or shares in [0, 1] ``[N, h, w]``, as those on the original, bool
+        ``[N, H, W]``; empty where ``crop`` has cut.
+        """
+        parts = [masks.new_zeros((0, *original), dtype=torch.bool)]
+        for part in masks.split(16) if len(masks) else ():  # as numbers they take 32 times the memory
+            parts.append(self.restore_logits(part[None], original)[0] > 0.5)
+        restored = torch.cat(parts)
+        unseen = self.unseen(original)
+        return restored.logical_and_(~torch.from_numpy(unseen).to(masks.device)) if unseen.any() else restored
+
     def restore_image(self, image: np.ndarray, original: Size) -> np.ndarray:
-        """A fitted image ``[h, w, 3]``, of which nothing was cut off, at the size of the original."""
+        """A fitted image ``[h, w, 3]`` at the size of the original; black where ``crop`` has cut."""
         if self.size is None or self.size == original:
             return image[: original[0], : original[1]]
-        height, width = self._place(original)[0]
-        return _resized(image[:height, :width], original)
+        (height, width), top, left = self._place(original)
+        seen = image[: height - top, : width - left]
+        whole = np.zeros((height, width, 3), image.dtype)
+        whole[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+        return resize(whole, original)
 
     def unseen(self, original: Size) -> np.ndarray:
         """bool ``[H, W]``: the pixels of the original that the network did not see, cut off by ``crop``."""
@@ -106,18 +128,23 @@ class Transform:
             (height, width), top, left = self._place(original)
             whole = np.ones((height, width), bool)
             whole[top : top + self.size[0], left : left + self.size[1]] = False
-            unseen = _nearest(whole, original)
+            unseen = resize_nearest(whole, original)
         return unseen
 
     def restore_boxes(self, boxes: np.ndarray, original: Size) -> np.ndarray:
         """Boxes ``[N, 4]`` found on the fitted image, in pixels of the original, cut at its border."""
-        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-        height, width = original
+        offset, scale, border = self.restoring(original)
+        return np.clip((np.asarray(boxes, np.float32).reshape(-1, 4) + offset) * scale, 0, border)
+
+    def restoring(self, original: Size) -> np.ndarray:
+        """What is added to the corners of a box on the fitted image, then multiplied with, and where it is then
+        cut, to be a box on the original: float32 ``[3, 4]``.
+        """
+        offset, scale = np.zeros(4, np.float32), np.ones(4, np.float32)
         if self.size is not None and self.size != original:
             resized, top, left = self._place(original)
-            boxes = boxes + np.array([left, top, left, top], np.float32)
-            boxes = boxes * _scale(resized, original)
-        return _clipped(boxes, height, width)
+            offset, scale = np.array([left, top, left, top], np.float32), zoom(resized, original)
+        return np.stack([offset, scale, np.array([*original[::-1]] * 2, np.float32)])
 
     def _place(self, original: Size) -> tuple[Size, int, int]:
         """The size an image is resized to, and how many rows and columns are then cut off before it."""
@@ -136,19 +163,22 @@ class Transform:
         if self.size is None or original == self.size:
             return sample
         resized, top, left = self._place(original)
-        image = self._placed(_resized(sample.image, resized), top, left, 0)
+        image = self._placed(resize(sample.image, resized), top, left, 0)
         target = sample.target
         if self.target == "mask" and not self.native:
-            target = self._placed(_nearest(target, resized), top, left, IGNORE)
+            target = self._placed(resize_nearest(target, resized), top, left, IGNORE)
         elif self.target == "boxes":
-            boxes = target["boxes"] * _scale(original, resized) - np.array([left, top, left, top], np.float32)
+            factor, offset = zoom(original, resized), np.array([left, top, left, top], np.float32)
+            boxes, proposals = target["boxes"] * factor - offset, target.get("proposals")
             masks = target.get("masks")
             if masks is not None:
-                resized_masks = _nearest(masks, resized).transpose(1, 2, 0)
+                resized_masks = resize_nearest(masks, resized).transpose(1, 2, 0)
                 masks = np.ascontiguousarray(self._placed(resized_masks, top, left, 0).transpose(2, 0, 1))
             # A resize hides nothing: what is tiny then is still there to be found, and judged.
             least = 1.0 if self.fit == "crop" else 0.0
-            target = _kept(target, np.arange(len(boxes)), boxes, masks, self.size, least)
+            target = moved_objects(target, np.arange(len(boxes)), boxes, masks, self.size, least)
+            if proposals is not None:
+                target["proposals"] = moved_proposals(proposals * factor - offset, self.size)
         return Sample(image, target, sample.id)
 
     def _placed(self, array: np.ndarray, top: int, left: int, fill: int) -> np.ndarray:
@@ -178,19 +208,25 @@ class Transform:
             return Sample(out["image"], out["mask"].astype(target.dtype, copy=False), sample.id)
         if self.target != "boxes":
             return Sample(compose(image=sample.image)["image"], target, sample.id)
+        # Which box is which, in a column of its own. Proposals go beside the boxes, and decide nothing.
         count = len(target["boxes"])
-        data = {"image": sample.image, "bboxes": target["boxes"], "index": np.arange(count)}
-        masks = target.get("masks")
+        data = {"image": sample.image, "bboxes": np.column_stack([target["boxes"], np.arange(count)])}
+        masks, proposals = target.get("masks"), target.get("proposals")
         if masks is not None and count:
             data["masks"] = masks
+        if proposals is not None:
+            data["proposals"] = proposals
         out = compose(**data)
         size: Size = out["image"].shape[:2]
-        # Which boxes are left. Empty results have had the shape (0,), and labels come back as floats.
-        index = np.asarray(out["index"], np.int64).reshape(-1)
-        boxes = np.asarray(out["bboxes"], np.float32).reshape(-1, 4)
+        table = np.asarray(out["bboxes"]).reshape(-1, 5)  # empty results have had the shape (0,)
+        index, boxes = table[:, 4].astype(np.int64), table[:, :4].astype(np.float32)
         if masks is not None:
             masks = np.asarray(out["masks"], np.uint8)[index] if count else np.zeros((0, *size), np.uint8)
-        return Sample(out["image"], _kept(target, index, boxes, masks, size, least=1.0), sample.id)
+        target = moved_objects(target, index, boxes, masks, size, least=1.0)
+        if proposals is not None:
+            moved = np.asarray(out["proposals"], np.float32).reshape(-1, 4)
+            target["proposals"] = moved_proposals(moved, size)
+        return Sample(out["image"], target, sample.id)
 
 
 def _compose(transforms: Sequence["BasicTransform"], target: str, key: str) -> "Compose | None":
@@ -210,12 +246,19 @@ def _compose(transforms: Sequence["BasicTransform"], target: str, key: str) -> "
                 f"`augmentation.{key}`: albumentations.{name} has no parameter "
                 f"{', '.join(map(repr, unknown))}; it has: {known}."
             )
+        if target != "boxes" and isinstance(transform, A.BBoxSafeRandomCrop | A.AtLeastOneBBoxRandomCrop):
+            raise ValueError(
+                f"`augmentation.{key}`: albumentations.{name} crops around boxes, and here is `{target}`: "
+                "augmentation=color, say"
+            )
         if getattr(transform, "fill_mask", None) is not None:
             transform.fill_mask = IGNORE if target == "mask" else 0
-    boxes = A.BboxParams("pascal_voc", label_fields=["index"], clip=True, filter_invalid_bboxes=True)
+    boxes = A.BboxParams("pascal_voc", clip=True, filter_invalid_bboxes=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Got processor for bboxes")  # fine: colour moves no box
-        return A.Compose(transforms, bbox_params=boxes if target == "boxes" else None)
+        if target != "boxes":
+            return A.Compose(transforms)
+        return A.Compose(transforms, bbox_params=boxes, additional_targets={"proposals": "bboxes"})
 
 
 def _every(transforms: Iterable[Any]) -> Iterator[Any]:
@@ -226,54 +269,3 @@ def _every(transforms: Iterable[Any]) -> Iterator[Any]:
         yield transform
         if isinstance(transform, BaseCompose):
             yield from _every(transform.transforms)
-
-
-def _kept(
-    target: dict[str, np.ndarray],
-    index: np.ndarray,
-    boxes: np.ndarray,
-    masks: np.ndarray | None,
-    size: Size,
-    least: float,
-) -> dict[str, np.ndarray]:
-    """The instances of ``index``, at their new ``boxes``, that still show ``least`` pixels each way."""
-    boxes = _clipped(boxes, *size)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    keep = (sides > 0).all(1) & (sides >= least).all(1)
-    if masks is not None and least:
-        keep &= masks.any((1, 2))
-    boxes, sides, index = boxes[keep], sides[keep], index[keep]
-    kept = {key: values[index] for key, values in target.items() if key not in ("boxes", "masks")}
-    kept["boxes"] = boxes
-    if masks is not None:
-        kept["masks"] = masks[keep]
-    if "area" in kept:
-        before = target["boxes"][index]
-        before_area = (before[:, 2:] - before[:, :2]).prod(1)
-        kept["area"] = (kept["area"] * sides.prod(1) / np.maximum(before_area, 1e-9)).astype(np.float32)
-    return kept
-
-
-def _clipped(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32)).astype(np.float32)
-
-
-def _scale(old: Size, new: Size) -> np.ndarray:
-    """What box coordinates are multiplied by, ``[4]``."""
-    y, x = new[0] / old[0], new[1] / old[1]
-    return np.array([x, y, x, y], np.float32)
-
-
-def _resized(image: np.ndarray, size: Size) -> np.ndarray:
-    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
-
-
-def _nearest(array: np.ndarray, size: Size) -> np.ndarray:
-    """Resizes the last two axes; a pixel's value is that of the pixel its centre falls into."""
-    for axis, new in zip((-2, -1), size, strict=True):
-        old = array.shape[axis]
-        if old != new:
-            array = array.take(((np.arange(new) + 0.5) * old / new).astype(np.int64), axis)
-    return array

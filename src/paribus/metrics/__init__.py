@@ -9,6 +9,7 @@ left out of means. With several processes every method but ``update`` is a colle
 from paribus.metrics.classification import ClassificationMetrics, MultilabelMetrics
 from paribus.metrics.detection import DetectionMetrics
 from paribus.metrics.mean import WeightedMean
+from paribus.metrics.proposal_recall import recalls
 from paribus.metrics.segmentation import SegmentationMetrics
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "MultilabelMetrics",
     "SegmentationMetrics",
     "WeightedMean",
+    "recalls",
 ]

@@ -1,4 +1,4 @@
-"""COCO's metrics of boxes."""
+"""Metrics of boxes, and of the instances' masks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,111 +7,93 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paribus.metrics import coco, voc
 from paribus.metrics.base import CollectingMetric
+from paribus.metrics.detection_errors import errors
+from paribus.metrics.judged import Judged, encoded, found_table, judged, truth_table
+from paribus.metrics.matching import overlaps
 
 
 class DetectionMetrics(CollectingMetric):
-    """Boxes: ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``, ``ar100``.
+    """Boxes, by two protocols; and masks, where both the truth and the detections have some.
 
-    The official COCO protocol (Lin et al. 2014; cocodataset.org, detection evaluation), at most 100
-    detections an image, computed by faster-coco-eval; equal to pycocotools. Small is below 32 x 32
-    pixels, large above 96 x 96, by the target's ``area`` where it has one, else by the box's. Where COCO
-    writes -1, for a class or a size without an object, this is NaN.
+    COCO's (Lin et al. 2014; cocodataset.org, detection evaluation), equal to pycocotools: ``ap``, the mean over the
+    IoUs 0.5, 0.55, ..., 0.95, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large`` with at most 100
+    detections of a class in an image; the recall with at most 1, 10 and 100, ``ar1``, ``ar10``, ``ar100``, and
+    ``ar_small``, ``ar_medium``, ``ar_large``. Small is below 32 x 32 pixels, large above 96 x 96, by the target's
+    ``area`` where it has one, else by the box's. Where COCO writes -1, for a class or a size without an object, this
+    is NaN. Of masks the same with ``mask_`` before the name.
+
+    VOC's at IoU 0.5: ``ap_voc07`` and ``ap_voc`` (2010 to 2012), see voc.py. Objects marked ``difficult`` are
+    passed over in these alone: COCO's protocol knows no such mark.
     """
 
-    detections: list[Tensor]
-    objects: list[Tensor]
+    found: list[Tensor]
+    truth: list[Tensor]
+    sizes: list[Tensor]
+    found_masks: list[Tensor]
+    true_masks: list[Tensor]
+    _judged: Judged
+    _curves: coco.Curves
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(classes)
-        self.add_state("detections", [], None)  # a table an image, with the columns of _table
-        self.add_state("objects", [], None)
+        for name in ("found", "truth", "sizes", "found_masks", "true_masks"):
+            self.add_state(name, [], None)  # an entry an image
 
-    def update(self, prediction: Sequence[dict[str, Tensor]], target: Sequence[dict[str, Tensor]]) -> None:
+    def update(self, prediction: Sequence[dict[str, Tensor]], target: Sequence[dict[str, Any]]) -> None:
         """One dict an image: ``boxes`` float ``[N, 4]`` (x1, y1, x2, y2, pixels) and ``labels`` int64 ``[N]``
-        from 0; in prediction ``scores`` float ``[N]``, in target optionally ``iscrowd`` and ``area`` ``[N]``.
+        from 0; in prediction ``scores`` float ``[N]``, in target optionally ``iscrowd``, ``difficult`` and ``area``
+        ``[N]``, and the image's ``size``, (height, width). ``masks`` ``[N, H, W]`` in both, nonzero inside. Tensors,
+        in target also arrays.
+
+        Waits for the device where there are masks, and nowhere else.
         """
         assert len(prediction) == len(target), f"{len(prediction)} predictions for {len(target)} images"
-        self.detections += [_table(image) for image in prediction]
-        self.objects += [_table(image) for image in target]
+        for found, truth in zip(prediction, target, strict=True):
+            self.found.append(found_table(found))
+            self.truth.append(truth_table(truth))
+            size = truth.get("size", truth["masks"].shape[1:] if "masks" in truth else (0, 0))
+            self.sizes.append(torch.as_tensor(size, dtype=torch.int64).reshape(1, 2).clone())
+            if "masks" in found and "masks" in truth:
+                self.found_masks.append(encoded(found["masks"]))
+                self.true_masks.append(encoded(truth["masks"]))
 
     def compute(self) -> dict[str, float]:
-        precision, recall = _coco_evaluate(self.detections, self.objects, len(self.classes))
-        everything, small, medium, large = range(4)
-        half, three_quarters = 0, 5  # of the thresholds 0.5, 0.55, ..., 0.95
-        truth = _rows(self.objects)
-        counts = np.bincount(truth[truth[:, 6] == 0, 4].astype(int), minlength=len(self.classes))
-        self._columns = {
-            "ap": [_mean(p) for p in precision[..., everything].transpose(2, 0, 1)],
-            "ap50": [_mean(p) for p in precision[half, ..., everything].T],
-            "objects": counts.tolist(),  # without crowds
-        }
-        return {
-            "ap": _mean(precision[..., everything]),
-            "ap50": _mean(precision[half, ..., everything]),
-            "ap75": _mean(precision[three_quarters, ..., everything]),
-            "ap_small": _mean(precision[..., small]),
-            "ap_medium": _mean(precision[..., medium]),
-            "ap_large": _mean(precision[..., large]),
-            "ar100": _mean(recall[..., everything]),
-        }
+        classes = len(self.classes)
+        whole = judged(self.found, self.truth, self.sizes, self.found_masks, self.true_masks)
+        self._judged, self._curves = whole, coco.curves(whole, classes)
+        area, eleven = voc.average_precisions(whole, overlaps(whole), classes)
+        values = coco.values(self._curves)
+        values |= {"ap_voc07": _nanmean(eleven), "ap_voc": _nanmean(area)}
+        self._columns = coco.by_class(self._curves)
+        self._columns |= {"ap_voc07": eleven.tolist(), "ap_voc": area.tolist()}
+        if whole.truth.masks is not None:
+            masks = coco.curves(whole, classes, "segm")
+            values |= {f"mask_{name}": value for name, value in coco.values(masks).items()}
+            of_class = coco.by_class(masks)
+            self._columns |= {f"mask_{name}": of_class[name] for name in ("ap", "ap50")}
+        ordinary = whole.truth.labels[~whole.truth.crowd]
+        self._columns["objects"] = np.bincount(ordinary, minlength=classes).tolist()
+        return values
+
+    @property
+    def judged(self) -> Judged:
+        """All detections and objects, over all processes."""
+        self.compute()
+        return self._judged
+
+    @property
+    def curves(self) -> coco.Curves:
+        """Of precision over recall, over all processes."""
+        self.compute()
+        return self._curves
+
+    @property
+    def errors(self) -> dict[str, list]:
+        """By kind: one list a column; see detection_errors.py. Over all processes."""
+        return errors(self.judged, len(self.classes))
 
 
-def _table(image: dict[str, Tensor]) -> Tensor:
-    """float32 ``[N, 8]``: x1, y1, x2, y2, label, score, iscrowd, area (NaN: that of the box)."""
-    boxes = image["boxes"].reshape(-1, 4).float()
-    nothing = {"scores": 0.0, "iscrowd": 0.0, "area": torch.nan}
-    columns = [image.get(key, torch.full_like(boxes[:, 0], value)).float() for key, value in nothing.items()]
-    return torch.cat([boxes, torch.stack([image["labels"].float(), *columns], dim=1)], dim=1)
-
-
-def _rows(images: list[Tensor]) -> np.ndarray:
-    """float64 ``[N, 8]``, all images' tables as one; one transfer from the device."""
-    return torch.cat(images).cpu().double().numpy() if images else np.zeros((0, 8))
-
-
-def _mean(values: np.ndarray) -> float:
-    """COCO's mean: over what is defined (above -1)."""
-    defined = values[values > -1]
-    return float(defined.mean()) if defined.size else float("nan")
-
-
-def _coco_evaluate(
-    detections: list[Tensor], objects: list[Tensor], classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision ``[threshold, recall, class, area]`` and recall ``[threshold, class, area]``; -1: none."""
-    if not objects:
-        return np.full((10, 101, classes, 4), -1.0), np.full((10, classes, 4), -1.0)
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    def coco(images: list[Tensor]) -> Any:
-        rows = _rows(images)
-        labels, size = rows[:, 4].astype(int), rows[:, 2:4] - rows[:, :2]
-        assert ((labels >= 0) & (labels < classes)).all(), f"labels must be in 0 .. {classes - 1}"
-        columns = {
-            "id": range(1, len(rows) + 1),  # 0 would mean "not matched"
-            "image_id": np.repeat(np.arange(len(images)), [len(image) for image in images]).tolist(),
-            "category_id": labels.tolist(),
-            "bbox": np.concatenate([rows[:, :2], size], axis=1).tolist(),
-            "score": rows[:, 5].tolist(),
-            "iscrowd": rows[:, 6].astype(int).tolist(),
-            "area": np.where(np.isnan(rows[:, 7]), size.prod(1), rows[:, 7]).tolist(),
-        }
-        dataset = {
-            "images": [{"id": i} for i in range(len(images))],
-            "categories": [{"id": c, "name": str(c)} for c in range(classes)],
-            "annotations": [
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            ],
-        }
-        return COCO(dataset, print_function=_silent)
-
-    evaluation = COCOeval_faster(coco(objects), coco(detections), "bbox", print_function=_silent)
-    evaluation.params.maxDets = [100]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
-
-
-def _silent(*_: Any) -> None:
-    """In place of the library's progress lines."""
+def _nanmean(values: np.ndarray) -> float:
+    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))

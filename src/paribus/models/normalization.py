@@ -151,6 +151,23 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
     return new
 
 
+def freeze_batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Stops weight and bias of every batch norm from learning; returns these layers, which must stay in evaluation
+    mode for their statistics to stay too.
+
+    Raises ValueError, in the words of the config's keys, for a network without one.
+    """
+    found: list[nn.Module] = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not found:
+        raise ValueError(
+            "task.freeze_norm=true: this backbone has no batch norm; task.freeze_norm=false, or a backbone with "
+            "backbone.norm=batch"
+        )
+    for layer in found:
+        layer.requires_grad_(False)
+    return found
+
+
 @torch.no_grad()
 def calibrate(module: nn.Module, size: tuple[int, int], channels: int) -> None:
     """Scales every Affine as if its input had mean square 1: LSUV (Mishkin & Matas 2016). Without, networks

@@ -19,6 +19,7 @@ from torchmetrics import Metric
 
 from paribus.metrics import WeightedMean
 from paribus.models.backbones import depths, freeze_stages
+from paribus.models.normalization import freeze_batch_norms
 from paribus.optimizers import parameter_groups
 
 Batch = tuple[Any, Any, list[str]]  # images, targets, ids
@@ -40,6 +41,8 @@ class Task(LightningModule, ABC):
         monitor, mode: the validation metric that chooses the best checkpoint, and its direction.
         freeze: none, all of the backbone, or its first stages by number (1 is the stem); frozen batch
             statistics too.
+        freeze_norm: of all of the backbone's batch norms neither statistics nor weight and bias move, as is usual
+            for detectors, whose batches are small (He et al. 2016, ResNet, appendix A).
         head_first: steps (an integer), or share of the training (a float), before the backbone learns.
         layer_decay: factor of the backbone's rate for each block further from the head (Bao et al. 2022,
             BEiT, appendix; Clark et al. 2020, ELECTRA).
@@ -58,6 +61,7 @@ class Task(LightningModule, ABC):
         optimizer: Any,
         scheduler: Callable[[int, int], float],
         freeze: Literal["none", "all"] | int = "none",
+        freeze_norm: bool = False,
         head_first: int | float = 0,
         backbone_lr_factor: float = 1.0,
         layer_decay: float = 1.0,
@@ -77,14 +81,16 @@ class Task(LightningModule, ABC):
         self.decay_norm_and_bias, self.log_every = decay_norm_and_bias, log_every
         self.sums: dict[str, Tensor] = {}  # of the losses since the last log row
         self.summed = 0
-        self.frozen = freeze_stages(model.backbone, freeze)
+        backbone: Any = model.backbone
+        self.frozen = freeze_stages(backbone, freeze)
+        if freeze_norm:
+            self.frozen += freeze_batch_norms(backbone)
         if not (head_first >= 0 if isinstance(head_first, int) else 0 <= head_first < 1):
             raise ValueError(
                 f"task.head_first={head_first}: a number of steps (an integer) or a share of the training "
                 "(a float below 1)"
             )
         self.head_first, self.head_only = head_first, head_first > 0
-        backbone: Any = model.backbone
         self.held = [p for p in backbone.parameters() if p.requires_grad] if self.head_only else []
         self.head_steps: float = head_first  # in steps, as soon as their number is known
 
@@ -102,6 +108,14 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def compare(self, answer: Any, targets: Any) -> dict[str, Tensor]:
         """The losses of an answer, by name; their sum is trained. Empty if an answer has none."""
+
+    def measured(self, answer: Any, targets: Any) -> dict[str, tuple[Tensor, int]]:
+        """What is reported of a judged set as a mean: of a batch its value, and over how many that is the mean."""
+        return {name: (value, len(targets)) for name, value in self.compare(answer, targets).items()}
+
+    def decided(self, batch: Batch) -> list[Any]:
+        """What is decided on a batch, without looking at its truth: what it costs to apply the model."""
+        return [self.decide(answer) for answer, _ in self.answers(batch)]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, targets, _ = batch
@@ -130,6 +144,7 @@ class Task(LightningModule, ABC):
         return self
 
     def on_train_start(self) -> None:
+        self.train()  # Lightning leaves every module's mode as it is, and so what is frozen in training mode
         if isinstance(self.head_first, float):
             self.head_steps = self.head_first * float(self.trainer.estimated_stepping_batches)
         if self.head_only and self.trainer.world_size == 1:  # DDP counts on every gradient
@@ -231,10 +246,10 @@ class Task(LightningModule, ABC):
     def _judge(self, split: str, batch: Batch) -> Any:
         decisions = []
         for answer, targets in self.answers(batch):
-            for name, value in self.compare(answer, targets).items():
+            for name, (value, count) in self.measured(answer, targets).items():
                 if name not in self.mean_losses:
                     self.mean_losses[name] = WeightedMean().to(self.device)
-                self.mean_losses[name].update(value, len(targets))
+                self.mean_losses[name].update(value, count)
             decision = self.decide(answer)
             self.metrics[split].update(decision, targets)
             decisions.append(decision)

@@ -1,31 +1,37 @@
-"""Faster R-CNN (Ren et al. 2015, https://arxiv.org/abs/1506.01497) with a pyramid: torchvision's parts, any
-backbone.
+"""Faster R-CNN (Ren et al. 2015, https://arxiv.org/abs/1506.01497): torchvision's parts, any backbone, with a
+pyramid or one map.
 """
 
-from collections import OrderedDict
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torch import Tensor
 
-from paribus.models.backbones import Backbone, dense
-from paribus.models.detection.fpn import Anchors, FeaturePyramid, image_list, octaves
+from paribus.models.backbones import Backbone
+from paribus.models.detection.box_head import BoxHead, RoI
+from paribus.models.detection.detector import Detector, Seen, Target, need_positive
+from paribus.models.detection.fpn import Neck, image_list, make_anchors, make_pyramid, trimmed
+from paribus.models.detection.rpn import ProposalNetwork
 from paribus.models.layers import pad_to_multiple
 
+SPAN = (4, 64)  # P2 to P6 of the pyramid's paper
 
-class FasterRCNN(nn.Module):
-    """images [B, C, H, W], normalized -> in training, with targets, the losses {"loss_objectness",
-    "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}; in evaluation for each image {"boxes" [N, 4] xyxy
-    in its pixels, "scores" [N], "labels" [N] from 0} (torchvision's background, class 0, stays inside).
+
+class FasterRCNN(Detector):
+    """A detector, see Detector; losses "proposal_objectness", "proposal_box", "classification", "box".
+
+    With backbone=resnet50, proposals=1000, candidates=1000 (2000 both while it trains), rpn_batch=256 and
+    box_batch=512 it is torchvision's fasterrcnn_resnet50_fpn, number for number; torchvision's 91 classes are 90
+    and the background.
 
     pyramid_channels: of the pyramid and the region proposal network.
-    levels: the pyramid's strides; None is 4 (or the backbone's finest above) doubled up to 64, the paper's P2
-        to P6. Boxes are pooled from those that the backbone has itself.
+    neck: none is without the top-down path, see FeaturePyramid.
+    levels: the pyramid's strides; None is 4 (or the backbone's finest above) doubled up to 64, the pyramid's P2
+        to P6; with neck=none one map, of stride 16, with the anchors of all these. Boxes are pooled from the maps
+        that the backbone has itself.
     anchor_scale, anchors_per_octave, anchor_ratios: as in RetinaNet; 8 and one an octave is torchvision's 32
         to 512.
+    roi: how boxes are pooled, see RegionPool.
     box_channels: of the box head's two hidden layers.
     proposals, candidates: of an image, after suppression and before it of each level.
     rpn_batch, box_batch: anchors, and boxes, of an image that the losses sample (the papers have 256 and
@@ -40,10 +46,12 @@ class FasterRCNN(nn.Module):
         backbone: Backbone,
         num_classes: int,
         pyramid_channels: int = 256,
+        neck: Neck = "fpn",
         levels: list[int] | None = None,
         anchor_scale: float = 8.0,
         anchors_per_octave: int = 1,
-        anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        anchor_ratios: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0),
+        roi: RoI = "align",
         box_channels: int = 1024,
         proposals: int = 200,
         candidates: int = 400,
@@ -53,80 +61,79 @@ class FasterRCNN(nn.Module):
         nms_thresh: float = 0.5,
         detections_per_img: int = 100,
     ):
+        need_positive(
+            pyramid_channels=pyramid_channels,
+            box_channels=box_channels,
+            proposals=proposals,
+            candidates=candidates,
+            rpn_batch=rpn_batch,
+            box_batch=box_batch,
+            detections_per_img=detections_per_img,
+        )
         super().__init__()
-        self.backbone = dense(backbone)
-        self.pyramid = FeaturePyramid(
-            channels=backbone.channels,
-            strides=backbone.strides,
-            levels=levels or octaves(backbone.strides, 4, 64),
-            out_channels=pyramid_channels,
-            extra="pool",
+        self.pyramid = make_pyramid(
+            backbone, out_channels=pyramid_channels, levels=levels, span=SPAN, extra="pool", neck=neck
         )
-        anchors = Anchors(
-            levels=self.pyramid.levels,
-            scale=anchor_scale,
-            per_octave=anchors_per_octave,
-            ratios=anchor_ratios,
+        self.rpn = ProposalNetwork(
+            anchors=make_anchors(
+                backbone,
+                self.pyramid,
+                span=SPAN,
+                scale=anchor_scale,
+                per_octave=anchors_per_octave,
+                ratios=anchor_ratios,
+            ),
+            channels=pyramid_channels,
+            proposals=proposals,
+            candidates=candidates,
+            batch=rpn_batch,
         )
-        self.rpn = RegionProposalNetwork(
-            anchors,
-            _RPNHead(pyramid_channels, anchors.num_anchors_per_location()[0]),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=rpn_batch,
-            positive_fraction=0.5,
-            pre_nms_top_n={"training": candidates, "testing": candidates},
-            post_nms_top_n={"training": proposals, "testing": proposals},
-            nms_thresh=0.7,
-        )
-        pooled = [str(i) for i in range(len(self.pyramid.indices))]
-        self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign(pooled, output_size=7, sampling_ratio=2),
-            TwoMLPHead(pyramid_channels * 7 * 7, box_channels),
-            _Predictor(box_channels, num_classes + 1),
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=box_batch,
-            positive_fraction=0.25,
-            bbox_reg_weights=None,
+        self.backbone = trimmed(backbone, max(self.pyramid.indices))
+        self.box_head = BoxHead(
+            in_channels=pyramid_channels,
+            strides=self.pyramid.own,
+            num_classes=num_classes,
+            channels=box_channels,
+            roi=roi,
+            batch=box_batch,
             score_thresh=score_thresh,
             nms_thresh=nms_thresh,
             detections_per_img=detections_per_img,
         )
 
-    def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None):
+    def see(self, images: Tensor, proposals: list[Tensor] | None = None) -> Seen:
+        """The proposals are its own."""
         height, width = images.shape[-2:]
         images = pad_to_multiple(images, max(self.backbone.strides))
-        batch = image_list(images, height, width)
-        maps = OrderedDict((str(i), m) for i, m in enumerate(self.pyramid(self.backbone(images))))
-        if self.training and targets is not None:
-            targets = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in targets]
-        boxes, rpn_losses = self.rpn(batch, maps, targets)
-        detections, box_losses = self.roi_heads(maps, boxes, batch.image_sizes, targets)
-        if self.training:
-            return {**rpn_losses, **box_losses}
-        return [{**found, "labels": found["labels"] - 1} for found in detections]
+        maps = self.pyramid(self.backbone(images))
+        outputs = self.rpn(maps)
+        found = self.rpn.proposals(outputs, image_list(images, height, width), maps)
+        return Seen(images, maps, (height, width), found, outputs)
 
-    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
+        images = image_list(seen.images, *seen.size)
+        first = self.rpn.losses(dict(seen.outputs), images, seen.maps, targets)
+        samples = self.box_head.sample(proposed(seen), targets)
+        return first | self.box_head.losses(self.pooled_maps(seen), samples)
+
+    def detections(self, seen: Seen) -> list[Target]:
+        return self.box_head.detections(self.pooled_maps(seen), proposed(seen), seen.size)
+
+    def pooled_maps(self, seen: Seen) -> list[Tensor]:
+        """Those that boxes are cut out of."""
+        return seen.maps[: len(self.pyramid.own)]
+
+    def raw(self, images: Tensor) -> tuple[Any, ...]:
         """What is computed for an image with the full number of proposals, without selecting them: for
         counting.
         """
         maps = self.pyramid(self.backbone(pad_to_multiple(images, max(self.backbone.strides))))
-        self.rpn.head(maps)
-        count = len(images) * self.rpn.post_nms_top_n()
-        return self.roi_heads.box_predictor(
-            self.roi_heads.box_head(torch.zeros(count, maps[0].shape[1], 7, 7, device=images.device))
+        pooled = torch.zeros(
+            len(images) * self.rpn.post_nms_top_n(), maps[0].shape[1], 7, 7, device=images.device
         )
+        return self.rpn.head(maps), self.box_head.classify(pooled)
 
 
-# Under autocast deltas would be bfloat16, and torchvision decodes boxes in the type of the deltas.
-class _RPNHead(RPNHead):
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        logits, deltas = super().forward(x)
-        return [t.float() for t in logits], [t.float() for t in deltas]
-
-
-class _Predictor(FastRCNNPredictor):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits, deltas = super().forward(x)
-        return logits.float(), deltas.float()
+def proposed(seen: Seen) -> list[Tensor]:
+    assert seen.proposals is not None
+    return seen.proposals

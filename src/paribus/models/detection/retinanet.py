@@ -6,22 +6,25 @@ from torch import Tensor
 from torchvision.models import detection
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from paribus.models.backbones import Backbone, dense
-from paribus.models.detection.fpn import Anchors, FeaturePyramid, image_list, octaves
-from paribus.models.layers import pad_to_multiple
+from paribus.models.backbones import Backbone
+from paribus.models.detection.detector import Seen, Target, need_positive
+from paribus.models.detection.fpn import Neck, make_anchors, make_pyramid, trimmed
+from paribus.models.detection.one_stage import OneStage, without_padding
 from paribus.models.normalization import Norm, make_norm
 
+SPAN = (8, 128)  # the paper's P3 to P7
 
-class RetinaNet(detection.RetinaNet):
-    """images [B, C, H, W], normalized -> in training, with targets, the losses {"classification",
-    "bbox_regression"}; in evaluation for each image {"boxes" [N, 4] xyxy in its pixels, "scores" [N],
-    "labels" [N] from 0}.
 
-    torchvision's head, matching, losses and selection; its resizing and normalizing of images is left out.
+class RetinaNet(OneStage, detection.RetinaNet):
+    """A detector, see Detector; losses "classification" (focal), "box".
+
+    With backbone=resnet50, norm=None, detections_per_img=300 and one class more than the data has it is torchvision's
+    retinanet_resnet50_fpn, number for number; of its 91 classes it uses 90, the first is nobody's.
 
     pyramid_channels: of the pyramid and the heads.
+    neck: none is without the top-down path, see FeaturePyramid.
     levels: the pyramid's strides; None is 8 (or the backbone's finest above) doubled up to 128, the paper's
-        P3 to P7.
+        P3 to P7; with neck=none one map, of stride 16, with the anchors of all these.
     anchor_scale: the smallest anchor of a level is anchor_scale * its stride; the paper's 4 makes 32 pixels
         at P3.
     anchors_per_octave, anchor_ratios: sizes a level, heights / widths.
@@ -36,36 +39,40 @@ class RetinaNet(detection.RetinaNet):
         backbone: Backbone,
         num_classes: int,
         pyramid_channels: int = 256,
+        neck: Neck = "fpn",
         levels: list[int] | None = None,
         anchor_scale: float = 4.0,
         anchors_per_octave: int = 3,
-        anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        anchor_ratios: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0),
         norm: Norm | None = "group",
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
         detections_per_img: int = 100,
         candidates: int = 1000,
     ):
-        pyramid = FeaturePyramid(
-            channels=backbone.channels,
-            strides=backbone.strides,
-            levels=levels or octaves(backbone.strides, 8, 128),
-            out_channels=pyramid_channels,
-            extra="conv",
+        need_positive(
+            pyramid_channels=pyramid_channels, detections_per_img=detections_per_img, candidates=candidates
         )
-        anchors = Anchors(
-            levels=pyramid.levels,
+        pyramid = make_pyramid(
+            backbone, out_channels=pyramid_channels, levels=levels, span=SPAN, extra="conv", neck=neck
+        )
+        anchors = make_anchors(
+            backbone,
+            pyramid,
+            span=SPAN,
             scale=anchor_scale,
             per_octave=anchors_per_octave,
             ratios=anchor_ratios,
         )
-        per_cell = anchors.num_anchors_per_location()[0]
         super().__init__(
             pyramid,
             num_classes,
             anchor_generator=anchors,
             head=RetinaNetHead(
-                pyramid_channels, per_cell, num_classes, norm_layer=partial(make_norm, norm) if norm else None
+                pyramid_channels,
+                anchors.num_anchors_per_location()[0],
+                num_classes,
+                norm_layer=partial(make_norm, norm) if norm else None,
             ),
             score_thresh=score_thresh,
             nms_thresh=nms_thresh,
@@ -73,25 +80,12 @@ class RetinaNet(detection.RetinaNet):
             topk_candidates=candidates,
         )
         del self.transform
-        self.backbone = dense(backbone)
+        self.backbone = trimmed(backbone, max(pyramid.indices))
         self.pyramid = pyramid
 
-    def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None):
-        height, width = images.shape[-2:]
-        images = pad_to_multiple(images, max(self.backbone.strides))
-        maps = self.pyramid(self.backbone(images))
-        # float32, because boxes are decoded in the type of the deltas.
-        outputs = {name: output.float() for name, output in self.head(maps).items()}
-        anchors = self.anchor_generator(image_list(images, height, width), maps)
-        if self.training:
-            return self.compute_loss(targets, outputs, anchors)
-        per_level = [m.shape[-2] * m.shape[-1] * self.head.classification_head.num_anchors for m in maps]
-        return self.postprocess_detections(
-            {name: list(output.split(per_level, dim=1)) for name, output in outputs.items()},
-            [list(a.split(per_level)) for a in anchors],
-            [(height, width)] * len(images),
-        )
+    def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
+        found = self.compute_loss(targets, seen.outputs, self.anchors(seen))
+        return {"classification": found["classification"], "box": found["bbox_regression"]}
 
-    def raw(self, images: Tensor) -> dict[str, Tensor]:
-        """What is computed for every image alike, before boxes are selected: for counting operations."""
-        return self.head(self.pyramid(self.backbone(pad_to_multiple(images, max(self.backbone.strides)))))
+    def detections(self, seen: Seen) -> list[Target]:
+        return without_padding(seen, self.postprocess_detections(*self.by_level(seen)))

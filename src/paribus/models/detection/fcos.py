@@ -1,0 +1,97 @@
+"""FCOS (Tian et al. 2019, https://arxiv.org/abs/1904.01355): torchvision's, on any backbone."""
+
+from functools import partial
+
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+
+from paribus.models.backbones import Backbone
+from paribus.models.detection.detector import Seen, Target, need_positive
+from paribus.models.detection.fpn import Anchors, Neck, make_pyramid, trimmed
+from paribus.models.detection.one_stage import OneStage, without_padding
+from paribus.models.normalization import Norm, make_norm
+
+SPAN = (8, 128)  # the paper's P3 to P7
+
+
+class FCOS(OneStage, detection.FCOS):
+    """A detector, see Detector; losses "classification" (focal), "box" (GIoU), "centerness".
+
+    No anchors: every cell inside an object, near its center, has the distances to its four sides. Of each level are
+    the objects whose farthest side is 4 to 8 strides away from the cell (the finest has all smaller ones, the coarsest
+    all larger ones).
+
+    With backbone=resnet50, score_thresh=0.2 and one class more than the data has it is torchvision's
+    fcos_resnet50_fpn, number for number; of its 91 classes it uses 90, the first is nobody's.
+
+    pyramid_channels: of the pyramid and the heads.
+    neck: none is without the top-down path, see FeaturePyramid.
+    levels: the pyramid's strides; None is 8 (or the backbone's finest above) doubled up to 128, the paper's
+        P3 to P7; with neck=none one map, of stride 16, which has all objects.
+    center_radius: in strides, from an object's center to the cells that learn it.
+    norm: of the heads, None for none.
+    score_thresh, nms_thresh, detections_per_img, candidates: the least score (the root of class times centerness),
+        the IoU that suppresses, the most detections of an image, the most candidates of a level before suppression.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        num_classes: int,
+        pyramid_channels: int = 256,
+        neck: Neck = "fpn",
+        levels: list[int] | None = None,
+        center_radius: float = 1.5,
+        norm: Norm | None = "group",
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.6,
+        detections_per_img: int = 100,
+        candidates: int = 1000,
+    ):
+        need_positive(
+            pyramid_channels=pyramid_channels, detections_per_img=detections_per_img, candidates=candidates
+        )
+        if center_radius <= 0:
+            raise ValueError(f"model.center_radius={center_radius}: more than 0")
+        pyramid = make_pyramid(
+            backbone, out_channels=pyramid_channels, levels=levels, span=SPAN, extra="conv", neck=neck
+        )
+        # The head by itself takes no norm.
+        head = FCOSHead(pyramid_channels, 1, num_classes, num_convs=0)
+        norm_layer = partial(make_norm, norm) if norm else _no_norm
+        head.classification_head = FCOSClassificationHead(
+            pyramid_channels, 1, num_classes, norm_layer=norm_layer
+        )
+        head.regression_head = FCOSRegressionHead(pyramid_channels, 1, norm_layer=norm_layer)
+        super().__init__(
+            pyramid,
+            num_classes,
+            anchor_generator=Anchors(levels=pyramid.levels, scale=1, per_octave=1, ratios=(1.0,)),
+            head=head,
+            center_sampling_radius=center_radius,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            detections_per_img=detections_per_img,
+            topk_candidates=candidates,
+        )
+        del self.transform
+        self.backbone = trimmed(backbone, max(pyramid.indices))
+        self.pyramid = pyramid
+
+    def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
+        counts = [m.shape[-2] * m.shape[-1] for m in seen.maps]
+        found = self.compute_loss(targets, seen.outputs, self.anchors(seen), counts)
+        return {
+            "classification": found["classification"],
+            "box": found["bbox_regression"],
+            "centerness": found["bbox_ctrness"],
+        }
+
+    def detections(self, seen: Seen) -> list[Target]:
+        return without_padding(seen, self.postprocess_detections(*self.by_level(seen)))
+
+
+def _no_norm(channels: int) -> nn.Module:
+    return nn.Identity()

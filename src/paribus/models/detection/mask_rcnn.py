@@ -1,0 +1,108 @@
+"""Mask R-CNN (He et al. 2017, https://arxiv.org/abs/1703.06870): Faster R-CNN with a mask for every box."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import maskrcnn_inference, maskrcnn_loss, paste_masks_in_image
+
+from paribus.models.backbones import Backbone
+from paribus.models.detection.box_head import RegionPool, RoI
+from paribus.models.detection.detector import Seen, Target, need_positive
+from paribus.models.detection.faster_rcnn import FasterRCNN, proposed
+from paribus.models.detection.fpn import Neck, image_list
+
+
+class MaskRCNN(FasterRCNN):
+    """A detector, see Detector; losses those of FasterRCNN and "mask"; detections further have "masks" bool [N, H, W],
+    of the image's size.
+
+    Learns from targets with "masks" [N, H, W], 1 where the object is. Otherwise as FasterRCNN; torchvision's
+    maskrcnn_resnet50_fpn with the same keys.
+
+    mask_channels: of the mask head's four convolutions. Its boxes are aligned, whatever `roi` is.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        num_classes: int,
+        pyramid_channels: int = 256,
+        neck: Neck = "fpn",
+        levels: list[int] | None = None,
+        anchor_scale: float = 8.0,
+        anchors_per_octave: int = 1,
+        anchor_ratios: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0),
+        roi: RoI = "align",
+        box_channels: int = 1024,
+        mask_channels: int = 256,
+        proposals: int = 200,
+        candidates: int = 400,
+        rpn_batch: int = 64,
+        box_batch: int = 64,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        detections_per_img: int = 100,
+    ):
+        need_positive(mask_channels=mask_channels)
+        super().__init__(
+            backbone=backbone,
+            num_classes=num_classes,
+            pyramid_channels=pyramid_channels,
+            neck=neck,
+            levels=levels,
+            anchor_scale=anchor_scale,
+            anchors_per_octave=anchors_per_octave,
+            anchor_ratios=anchor_ratios,
+            roi=roi,
+            box_channels=box_channels,
+            proposals=proposals,
+            candidates=candidates,
+            rpn_batch=rpn_batch,
+            box_batch=box_batch,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            detections_per_img=detections_per_img,
+        )
+        self.mask_pool = RegionPool(strides=self.pyramid.own, resolution=14)
+        self.mask_head = MaskRCNNHeads(pyramid_channels, (mask_channels,) * 4, 1)
+        self.mask_predictor = MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1)
+
+    def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
+        if not all("masks" in target for target in targets):
+            raise ValueError("Mask R-CNN learns from masks, and the data has none: `data.reader.masks=true`")
+        maps = self.pooled_maps(seen)
+        first = self.rpn.losses(dict(seen.outputs), image_list(seen.images, *seen.size), seen.maps, targets)
+        samples = self.box_head.sample(proposed(seen), targets)
+        second = self.box_head.losses(maps, samples)
+        held = [labels > 0 for labels in samples.labels]
+        boxes = [b[h] for b, h in zip(samples.boxes, held, strict=True)]
+        mask = maskrcnn_loss(
+            self._masks(maps, boxes),
+            boxes,
+            [target["masks"] for target in targets],
+            [target["labels"] + 1 for target in targets],
+            [o[h] for o, h in zip(samples.objects, held, strict=True)],
+        )
+        return first | second | {"mask": mask}
+
+    def detections(self, seen: Seen) -> list[Target]:
+        found = super().detections(seen)
+        boxes = [f["boxes"] for f in found]
+        logits = self._masks(self.pooled_maps(seen), boxes)
+        shares = maskrcnn_inference(logits, [f["labels"] + 1 for f in found])
+        for f, share in zip(found, shares, strict=True):
+            f["masks"] = paste_masks_in_image(share, f["boxes"], seen.size)[:, 0] >= 0.5
+        return found
+
+    def _masks(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        """Logits [sum of N, classes + 1, 28, 28] of the cells of boxes."""
+        return self.mask_predictor(self.mask_head(self.mask_pool(maps, boxes))).float()
+
+    def raw(self, images: Tensor) -> tuple[Any, ...]:
+        """As FasterRCNN's, and the masks of the full number of detections."""
+        channels, count = self.pyramid.out_channels, len(images) * self.box_head.detections_per_img
+        pooled = torch.zeros(count, channels, 14, 14, device=images.device)
+        return *super().raw(images), self.mask_predictor(self.mask_head(pooled))
