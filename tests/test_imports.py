@@ -15,6 +15,7 @@ KNOW_HYDRA = {
     "checks",
     "origins",
     "door",
+    "launcher",
     "sweep",
     "train",
     "evaluate",

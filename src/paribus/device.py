@@ -3,9 +3,38 @@
 import os
 import platform
 import resource
+import subprocess
 import sys
+from pathlib import Path
 
 from paribus.config import ConfigError, TrainerConfig
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes that a new process may take without pushing others out; on macOS, which does not say, all there are."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def visible_gpus() -> list[str]:
+    """The names by which a process may be given one GPU each, found without torch; empty without NVIDIA's driver."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    try:
+        asked = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return said.split()
 
 
 def set_threads(trainer: TrainerConfig) -> int:
@@ -15,9 +44,8 @@ def set_threads(trainer: TrainerConfig) -> int:
     OpenMP's threads spin while they wait), so the number is said once and everywhere.
     """
     processes = trainer.devices if trainer.accelerator == "cpu" else 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = trainer.threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
-    threads = given or max(1, cores // max(1, processes))
+    threads = given or max(1, cores() // max(1, processes))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:  # a later run of this process
         import torch

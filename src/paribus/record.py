@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -15,18 +15,52 @@ from paribus import results
 from paribus.config import ConfigError, TrainConfig
 
 
+class BusyError(ConfigError):
+    """Another process is making the run."""
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; the system lets go of it when the process dies, however."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
+        if not _held(lock, tries=3):  # who only looks whether it is busy holds it for a moment
+            raise BusyError(
+                f"{folder}: another process is training this run now; wait for it, or give a name="
+            )
+        yield
+
+
+def busy(folder: Path) -> bool:
+    """Whether another process holds the folder now."""
+    try:
+        lock = open(folder / ".lock")  # noqa: SIM115
+    except FileNotFoundError:
+        return False
+    with lock:
+        return not _held(lock, tries=1)
+
+
+def _held(lock: IO[str], tries: int) -> bool:
+    """Whether the lock is this process's now; until the file is closed."""
+    for i in range(tries):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except OSError:
-            raise ConfigError(
-                f"{folder}: another process is training this run now; wait for it, or give a name="
-            ) from None
-        yield
+            if i + 1 < tries:
+                time.sleep(0.05)
+    return False
+
+
+def gave_up(folder: Path, kind: str, message: str) -> None:
+    """Says for a run that cannot do so itself any more that it has failed."""
+    path = folder / "result.json"
+    found = results.read_json(path) if path.is_file() else None
+    if found is None or found["status"] == "done":  # not begun, or finished after all
+        return
+    error = {"type": kind, "message": message, "traceback": ""}
+    results.write_json(path, found | {"status": "failed", "error": error, "finished": results.utc_now()})
 
 
 def known_result(folder: Path, config: TrainConfig) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Keys that say where, how fast or how visibly a run is made, and nothing of what it learns.
 NOT_LEARNED = (
-    "name", "job", "root", "experiment", "ablation", "logger", "hydra",
+    "name", "job", "root", "retry_failed", "experiment", "ablation", "logger", "hydra",
     "trainer.progress", "data.num_workers", "data.verify",
     "data.reader.source", "data.reader.archives", "data.reader.download",
 )  # fmt: skip

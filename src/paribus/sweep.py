@@ -1,7 +1,7 @@
-"""What a sweep shows: one line a run, the time left, and at the end the runs that failed.
+"""What a sweep shows: a line for each run as it ends, the time left, the best so far, the runs that failed.
 
-A Hydra callback, so it works with every launcher that runs its jobs in this process, and keeps silent
-under the others. (Hydra calls ``on_multirun_end`` only if no job failed: hence the list kept here.)
+A Hydra callback hands an ablation to the sweeper, and shows the lines under launchers that run their jobs in this
+process; paribus/launcher.py shows them itself. (Hydra calls ``on_multirun_end`` only if no job failed.)
 """
 
 import json
@@ -19,9 +19,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from paribus.results import Run
+from paribus.comparison import direction
+from paribus.results import Run, curves
 
 FAILED: list[str] = []  # one line each, of this process's sweep
+OURS = "hydra_plugins.paribus_launcher."
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +35,113 @@ def failures() -> str:
     )
 
 
+class Standing:
+    """Where a sweep stands: a line for each run that ends, and on a terminal below them one that moves.
+
+    total: runs of the sweep; None if the sweeper decides that as it goes.
+    """
+
+    def __init__(self, total: int | None):
+        from rich.console import Console
+        from rich.live import Live
+
+        self.total, self.since = total, time.monotonic()
+        self.ended_here, self.ended_before, self.failed = 0, 0, 0
+        self.running: dict[Path, float] = {}  # since when, by the clock that files are dated with
+        self.metrics: dict[Path, str] = {}
+        self.best: tuple[float, str] | None = None
+        self.console = Console(file=sys.stdout, highlight=False)
+        self.live = Live("", console=self.console, auto_refresh=False, transient=True)
+        self.shown = 0.0
+
+    def __enter__(self) -> "Standing":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.live.stop()
+
+    def began(self, folder: Path, config: DictConfig) -> None:
+        self.running[folder] = time.time()
+        self.metrics[folder] = config.task.monitor
+
+    def ended(self, folder: Path, config: DictConfig, result: JobReturn) -> None:
+        """Says how a run ended, from what it wrote."""
+        began = self.running.pop(folder, None)
+        if result.status is JobStatus.FAILED:
+            error = result._return_value
+            message = (str(error).splitlines() or [""])[0]
+            kind = "" if type(error).__name__ == "FailedRunError" else f"{type(error).__name__}: "
+            said = f"FAILED {kind}{message}"
+            FAILED.append(f"  {folder}: {said}")
+            self.failed += 1
+        else:
+            said = self._outcome(folder, config, began)
+        place = self.ended_here + self.ended_before + 1
+        self.ended_here += began is not None
+        self.ended_before += began is None
+        width = len(str(self.total or ""))
+        left = f"  ({left})" if (left := self._left()) else ""
+        self.console.print(
+            f"[{place:{width}}/{self.total or '?'}] {folder.name}  {said}{left}", markup=False, soft_wrap=True
+        )
+        self.moved(now=True)
+
+    def _outcome(self, folder: Path, config: DictConfig, began: float | None) -> str:
+        """The run's metric and time."""
+        run = Run.read(folder)
+        metric = config.ablation.metric if config.get("ablation") else config.task.monitor
+        value = run.metrics.get(metric)
+        if value is None:
+            said = f"no {metric}"
+        else:
+            said = f"{metric} {value:.4f}"
+            sign = 1 if direction(run, metric) == "max" else -1
+            if self.best is None or sign * value > sign * self.best[0]:
+                self.best = value, folder.name
+        before = began is None or (folder / "result.json").stat().st_mtime < began
+        return f"{said}, done before" if before else f"{said}  {run.result['seconds']:.1f} s"
+
+    def _left(self) -> str:
+        done = self.ended_here + self.ended_before
+        if not self.total or not self.ended_here or done >= self.total:
+            return ""
+        seconds = (time.monotonic() - self.since) / self.ended_here * (self.total - done)
+        return f"{_clock(seconds)} left"
+
+    def moved(self, now: bool = False) -> None:
+        """Draws the moving line anew, at most once a second."""
+        if not self.live.is_started or (not now and time.monotonic() - self.shown < 1):
+            return
+        self.shown = time.monotonic()
+        done = self.ended_here + self.ended_before
+        words = [f"{done - self.failed} done", f"{len(self.running)} running"]
+        words += [f"{self.failed} failed"] if self.failed else []
+        if self.total:
+            words.append(f"{self.total - done - len(self.running)} to come")
+        words += [left] if (left := self._left()) else []
+        words += [f"best {self.best[0]:.4f} ({self.best[1]})"] if self.best else []
+        rows = [self._course(folder) for folder in self.running]
+        from rich.text import Text
+
+        self.live.update(
+            Text("\n".join([*rows, "  ".join(words)]), overflow="ellipsis", no_wrap=True), refresh=True
+        )
+
+    def _course(self, folder: Path) -> str:
+        """How far a run is."""
+        metric = self.metrics[folder]
+        try:
+            course = curves(Run(folder, {}, {})).get(metric)
+        except (OSError, ValueError):  # it is being written
+            course = None
+        where = f"  epoch {course[-1][1] + 1}  {metric} {course[-1][2]:.4f}" if course else ""
+        return f"  {folder.name}{where}  {_clock(time.time() - self.running[folder])}"
+
+
 class Sweep(Callback):
-    """Counts the runs of a ``--multirun`` and says where it stands."""
+    """Hands the question to the sweeper; counts the runs of other launchers and says where they stand."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         FAILED.clear()
@@ -44,43 +151,19 @@ class Sweep(Callback):
             except Exception as error:  # which Hydra would only warn of, to go on with a single run
                 sys.exit(f"error: the ablation cannot be swept: {error}")
         HydraConfig.instance().set_config(config.copy())  # as Hydra does for jobs: `name` asks for choices
-        self.all, self.ended, self.start = _count(config), 0, time.monotonic()
-        self.skipped = 0
+        total = _count(config)
         if config.get("ablation"):
-            log.info("%s (%s runs)", config.ablation.question, self.all or "?")
+            log.info("%s (%s runs)", config.ablation.question, total or "?")
+        if not config.hydra.launcher._target_.startswith(OURS):
+            self.standing = Standing(total)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.job_start = time.time()
+        if hasattr(self, "standing"):  # neither a single run nor a worker of another process
+            self.standing.began(Path(config.hydra.runtime.output_dir), config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if not hasattr(self, "start"):
-            return  # a single run, or a worker of another launcher
-        self.ended += 1
-        folder = Path(config.hydra.runtime.output_dir)
-        if job_return.status is JobStatus.FAILED:
-            error = job_return._return_value
-            outcome = f"FAILED {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            FAILED.append(f"  {folder}: {outcome}")
-        else:
-            outcome = self._outcome(folder, config)
-        left = ""
-        trained = self.ended - self.skipped
-        if self.all and trained and self.ended < self.all:
-            seconds = (time.monotonic() - self.start) / trained * (self.all - self.ended)
-            left = f"  ({_clock(seconds)} left)"
-        width = len(str(self.all))
-        log.info("[%*d/%s] %s  %s%s", width, self.ended, self.all or "?", folder.name, outcome, left)
-
-    def _outcome(self, folder: Path, config: DictConfig) -> str:
-        """The run's metric and time, from what it wrote."""
-        result = Run.read(folder).result
-        metric = config.ablation.metric if config.get("ablation") else config.task.monitor
-        value = result["metrics"].get(metric)
-        said = f"{metric} {value:.4f}" if value is not None else f"no {metric}"
-        if (folder / "result.json").stat().st_mtime < self.job_start:
-            self.skipped += 1
-            return f"{said}, done before"
-        return f"{said}  {result['seconds']:.1f} s"
+        if hasattr(self, "standing"):
+            self.standing.ended(Path(config.hydra.runtime.output_dir), config, job_return)
 
 
 def _ask(config: DictConfig) -> None:
@@ -93,13 +176,15 @@ def _ask(config: DictConfig) -> None:
     question: Any = OmegaConf.to_container(config.ablation, resolve=True)
     levels = {**question["factors"], "seed": question["seeds"]}
     params = {
-        key: ",".join(_level(value) for value in values) for key, values in levels.items() if key not in given
+        key: ",".join(written(value) for value in values)
+        for key, values in levels.items()
+        if key not in given
     }
     with flag_override(config, ["readonly", "struct"], [False, False]):
         config.hydra.sweeper.params = params
 
 
-def _level(value: Any) -> str:
+def written(value: Any) -> str:
     """As Hydra's grammar has it: a word as it is, any other text in quotes (``normal(0.01)``)."""
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w./-]+", value) else f"'{value}'"

@@ -1,0 +1,214 @@
+"""The sweep's own launcher: runs that die, sweeps that are killed, shared and repeated; what leaks into no run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from command_line import SMALL, script, start, succeeded
+from paribus.config import LauncherConfig, TrainConfig, TrainerConfig
+from paribus.launcher import READY, Job, Slots
+from paribus.record import busy, claimed
+from paribus.results import Run, curves, find_runs, write_json
+
+SWEEP = ["-m", *SMALL, "name=s", "trainer.checkpoint_every=2", "model.dropout=0.1"]
+
+
+def runs(folder: Path) -> dict[int | None, Run]:
+    return {run.seed: run for run in find_runs(folder / "runs" / "s")}
+
+
+def pids(folder: Path) -> list[int]:
+    """Processes whose output goes into the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            target = os.readlink(entry / "fd" / "1")
+        except OSError:
+            continue
+        if target.startswith(str(folder)):
+            found.append(int(entry.name))
+    return found
+
+
+def until(condition, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def stepping(folder: Path):
+    """The folders of runs that have written a row of metrics and are not done."""
+    return [p.parent for p in folder.glob("runs/s/*/metrics.csv") if len(p.read_text().splitlines()) > 3]
+
+
+def test_a_killed_sweep_leaves_nothing_running_and_repeated_ends_as_an_undisturbed_one(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    long = [*SWEEP, "trainer.max_epochs=12", "trainer.log_every=1", "seed=0,1,2"]
+    succeeded(script("train", *long, cwd=whole))
+    sweep = start("train", *long, cwd=broken)
+    until(lambda: stepping(broken))
+    time.sleep(random.random())
+    sweep.kill()
+    sweep.communicate(timeout=60)
+    until(lambda: not pids(broken))
+    finished = {s: run.result["finished"] for s, run in runs(broken).items() if run.status == "done"}
+    assert len(finished) < 3
+    again = succeeded(script("train", *long, cwd=broken))
+    assert again.stdout.count("done before") == len(finished)
+    expected, found = runs(whole), runs(broken)
+    for seed in (0, 1, 2):
+        assert found[seed].metrics == expected[seed].metrics
+        assert curves(found[seed]) == curves(expected[seed])
+    assert {s: found[s].result["finished"] for s in finished} == finished
+
+
+def test_two_of_the_same_sweep_share_its_runs(tmp_path):
+    both = [start("train", *SWEEP, "seed=0,1,2,3", cwd=tmp_path) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all(text.count("val/accuracy") + text.count("done before") >= 4 for text in said)
+    assert any("done before" in text for text in said)
+    found = runs(tmp_path)
+    assert len(found) == 4
+    assert {run.status for run in found.values()} == {"done"}
+    for run in found.values():  # whoever came second found it done, and trained no step of it
+        assert all(len(course) == len({step for step, _, _ in course}) for course in curves(run).values())
+
+
+def test_a_run_that_is_killed_or_too_slow_fails_alone_and_is_retried_unless_told_not_to(tmp_path):
+    long = [*SWEEP, "trainer.max_epochs=2,4000"]
+    sweep = start("train", *long, cwd=tmp_path)
+    folder = until(
+        lambda: [p for p in stepping(tmp_path) if Run.read(p).config["trainer"]["max_epochs"] == 4000]
+    )[0]
+    for pid in pids(folder):
+        os.kill(pid, signal.SIGKILL)
+    said = sweep.communicate(timeout=200)[0]
+    assert sweep.returncode == 1
+    assert "ended by SIGKILL: out of memory, if nobody killed it" in said
+    states = {run.config["trainer"]["max_epochs"]: run for run in find_runs(tmp_path / "runs")}
+    assert states[2].status == "done"
+    assert states[4000].result["error"]["type"] == "KilledError"
+
+    left = script("train", *long, "retry_failed=false", cwd=tmp_path)
+    assert left.returncode == 1
+    assert "(before; retry_failed=false)" in left.stdout
+
+    slow = script("train", *long, "hydra.launcher.timeout=0.1", cwd=tmp_path)
+    assert "it took more than hydra.launcher.timeout=0.1 minutes" in slow.stdout
+    (failed,) = (run for run in find_runs(tmp_path / "runs") if run.status != "done")
+    assert failed.result["error"]["type"] == "TimeoutError"
+
+
+def test_ctrl_c_ends_the_runs_which_keep_their_checkpoints(tmp_path):
+    sweep = start("train", *SWEEP, "trainer.max_epochs=4000", "seed=0,1", cwd=tmp_path)
+    until(lambda: stepping(tmp_path))
+    sweep.send_signal(signal.SIGINT)
+    sweep.communicate(timeout=100)
+    assert sweep.returncode == 130
+    assert not pids(tmp_path)
+    made = [run for run in runs(tmp_path).values() if (run.path / "metrics.csv").is_file()]
+    assert {run.status for run in made} == {"interrupted"}
+    assert all((run.path / "checkpoints" / "last.ckpt").is_file() for run in made if stepping(tmp_path))
+
+
+def test_a_sweep_over_devices_starts_a_group_of_its_own_for_each_run(tmp_path):
+    sweep = [*SWEEP, "trainer=ddp_cpu", "trainer.devices=1,2", "trainer.max_epochs=1"]
+    succeeded(script("train", *sweep, cwd=tmp_path))
+    found = {run.result["processes"]: run for run in find_runs(tmp_path / "runs")}
+    assert found.keys() == {1, 2}
+    assert {run.status for run in found.values()} == {"done"}
+    refused = script("train", *sweep, "name=other", "hydra/launcher=basic", cwd=tmp_path)
+    assert "BasicLauncher runs the jobs of a sweep on one device each" in refused.stdout + refused.stderr
+
+
+def test_hydras_own_launcher_serves_too(tmp_path):
+    done = succeeded(script("train", *SWEEP, "seed=0,1", "hydra/launcher=basic", cwd=tmp_path))
+    assert "[1/2]" in done.stdout
+    assert "[2/2]" in done.stdout
+    assert {run.status for run in runs(tmp_path).values()} == {"done"}
+
+
+def test_what_is_made_ready_starts_no_thread_and_touches_no_gpu():
+    code = (
+        "import importlib, os, torch\n"
+        f"for name in {READY!r}: importlib.import_module(name)\n"
+        "assert len(os.listdir('/proc/self/task')) == 1, os.listdir('/proc/self/task')\n"
+        "assert not torch.cuda.is_initialized()"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def config(**trainer) -> TrainConfig:
+    return TrainConfig(trainer=TrainerConfig(**trainer))
+
+
+def test_the_machine_is_shared_out(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("paribus.launcher.cores", lambda: 8)
+    monkeypatch.setattr("paribus.launcher.visible_gpus", lambda: ["a", "b"])
+    monkeypatch.setattr("paribus.launcher.free_memory", lambda: 10 * 2**30)
+
+    def shared(n_jobs=None, memory=None, **trainer):
+        slots = Slots(LauncherConfig(n_jobs=n_jobs, memory=memory), config(**trainer))
+        shares = [slots.take(Job([])) for _ in range(len(slots.free))]
+        return [(s["OMP_NUM_THREADS"], s.get("CUDA_VISIBLE_DEVICES")) for s in shares]
+
+    assert shared() == [("8", None)]  # a run has all, if nothing is said
+    assert shared(threads=2) == [("2", None)] * 4
+    assert shared(n_jobs=2) == [("4", None)] * 2
+    assert shared(threads=1, memory=4) == [("1", None)] * 2
+    assert shared(accelerator="gpu") == [("4", "a"), ("4", "b")]
+    assert shared(n_jobs=2, accelerator="gpu") == [("2", "a"), ("2", "b"), ("2", "a"), ("2", "b")]
+
+
+def test_a_slot_that_is_given_back_is_given_again(monkeypatch):
+    slots = Slots(LauncherConfig(n_jobs=2), config(threads=1))
+    first, second, alone = Job([]), Job([]), Job([], alone=True)
+    slots.take(first)
+    assert slots.have_room(second)
+    assert not slots.have_room(alone)
+    slots.take(second)
+    assert not slots.have_room(Job([]))
+    slots.give_back(first)
+    slots.give_back(second)
+    assert slots.have_room(alone)
+
+
+@pytest.mark.parametrize("key", ["n_jobs", "memory", "timeout"])
+def test_shares_that_cannot_be_are_refused(key):
+    with pytest.raises(ValueError, match=rf"hydra\.launcher\.{key}=0: more than 0, or null"):
+        LauncherConfig(**{key: 0})
+
+
+def test_a_folder_is_busy_while_it_is_claimed(tmp_path):
+    assert not busy(tmp_path)
+    with claimed(tmp_path):
+        code = f"from pathlib import Path; from paribus.record import busy; print(busy(Path({str(tmp_path)!r})))"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+    assert not busy(tmp_path)
+
+
+def test_what_is_done_stays_done_and_what_is_not_has_failed(tmp_path):
+    from paribus.record import gave_up
+
+    gave_up(tmp_path, "KilledError", "killed")
+    assert not [*tmp_path.iterdir()]
+    for status, after in (("done", "done"), ("interrupted", "failed"), ("running", "failed")):
+        write_json(tmp_path / "result.json", {"status": status})
+        gave_up(tmp_path, "KilledError", "killed")
+        assert json.loads((tmp_path / "result.json").read_text())["status"] == after
