@@ -189,7 +189,10 @@ def test_runs_of_one_level_that_differ_are_pointed_out(tmp_path):
     root = make_ablation(tmp_path / "norm")
     path = root / "backbone.norm=group,seed=1/config.yaml"
     write_text(path, path.read_text().replace("lr: 0.1", "lr: 0.2"))
-    assert comparison(root).warnings == ["not all else equal: the seeds of group differ in optimizer.lr too."]
+    assert comparison(root).warnings == [
+        "not all else equal: `optimizer.lr` differs: 0.1 in batch (3 runs), group (2 runs), none (3 runs); "
+        "0.2 in group seed 1."
+    ]
 
 
 def test_of_two_runs_for_one_place_the_newer_finished_one_counts(tmp_path):

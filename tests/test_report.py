@@ -13,6 +13,7 @@ from paribus import report
 from paribus.comparison import compare
 from paribus.figures import levels_figure
 from paribus.results import find_runs
+from paribus.statistics import seeds_needed
 
 ROOT = Path(__file__).parents[1]
 
@@ -294,3 +295,32 @@ def test_the_command_needs_no_torch(here):
 
 def test_help_names_the_question():
     assert "ablation=normalization" in script("--help").stdout
+
+
+def test_what_is_not_shown_says_how_many_seeds_would_show_it(tmp_path):
+    scores = {"batch": [0.90, 0.91, 0.92], "group": [0.91, 0.905, 0.93]}
+    found = compare(find_runs(make_ablation(tmp_path / "norm", scores)))
+    (said,) = (note for note in report.notes(found) if "would show" in note)
+    assert said == "group: 26 seeds would show a difference of +0.5, if it is one, four times in five."
+    assert seeds_needed(0.005, 0.015 / 3**0.5) == 26
+
+
+def test_several_factors_are_told_apart_and_together(tmp_path):
+    node = {
+        "factors": {"backbone.depth": [20, 56], "backbone.shortcut": ["none", "A"]},
+        "seeds": [0, 1, 2],
+        "metric": "test/accuracy",
+        "baseline": {"backbone.depth": 20, "backbone.shortcut": "none"},
+    }
+    score = {(20, "none"): 0.7, (56, "none"): 0.3, (20, "A"): 0.75, (56, "A"): 0.8}
+    for (depth, shortcut), value in score.items():
+        for seed in range(3):
+            make_run(
+                tmp_path, seed=seed, metrics={"test/accuracy": value + 0.001 * seed * (depth == 56)},
+                config={"backbone": {"depth": depth, "shortcut": shortcut}, "ablation": node},
+                factors={"backbone.depth": depth, "backbone.shortcut": shortcut},
+            )  # fmt: skip
+    said = "\n".join(report.notes(compare(find_runs(tmp_path))))
+    assert "depth 56 against 20, over the other factors: -17.40 ± 0.25, p < 0.001." in said
+    assert "depth 56 with shortcut A: +45.00 beyond what the two add up to." in said
+    assert "p of these 3 effects: paired t tests, Holm-corrected." in said

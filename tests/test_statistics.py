@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from paribus.statistics import Paired, Summary, holm, paired, sign_flip, summary, verdict
+from paribus.statistics import (
+    Paired,
+    Summary,
+    detectable,
+    holm,
+    paired,
+    power,
+    seeds_needed,
+    sign_flip,
+    summary,
+    verdict,
+)
 
 
 def by_seed(values):
@@ -130,3 +141,38 @@ def test_no_effect_is_called_one_in_one_family_of_twenty():
         ps = holm([paired(by_seed(generator.normal(size=4)), base).p for _ in range(3)])
         wrong += any(verdict(1.0, p) != "no difference shown" for p in ps)
     assert 0.02 < wrong / 1500 < 0.06
+
+
+# --- how many seeds --------------------------------------------------------------------------------
+
+
+def test_the_power_of_the_paired_t_test_is_what_simulation_finds():
+    draw = np.random.default_rng(0)
+    for effect, n in ((0.8, 5), (2.0, 3), (0.5, 20)):
+        differences = draw.normal(effect, 1, (4000, n))
+        seen = (scipy.stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.05).mean()
+        assert power(effect, n) == pytest.approx(seen, abs=0.03)
+
+
+def test_power_by_a_published_table():
+    # Cohen 1988, table 2.4.1 gives n = 34 pairs for d = 0.5, power 0.80, two-sided 5 % (one sample: 34)
+    assert power(0.5, 34) == pytest.approx(0.80, abs=0.01)
+    assert power(0.0, 10) == pytest.approx(0.05)
+    assert power(3.0, 1) == 0
+
+
+def test_the_seeds_that_are_needed_are_the_fewest_that_suffice():
+    needed = seeds_needed(0.02, 0.04)
+    assert needed == 34
+    assert power(0.5, needed) >= 0.8 > power(0.5, needed - 1)
+    assert seeds_needed(-0.02, 0.04) == needed
+    assert seeds_needed(0.0, 0.04) is None
+    assert seeds_needed(1e-6, 1.0) is None
+    assert seeds_needed(0.1, 0.0) == 2
+
+
+def test_what_is_detectable_needs_the_seeds_there_are():
+    for n in (2, 3, 5, 10):
+        smallest = detectable(0.04, n)
+        assert power(smallest / 0.04, n) == pytest.approx(0.8, abs=1e-6)
+    assert detectable(0.04, 1) is None

@@ -6,14 +6,17 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from paribus.equality import made_differently, unequal
+from paribus.factorial import Effect, effects
 from paribus.results import ABSENT, NOT_LEARNED, Run, differences, flatten, natural
-from paribus.statistics import Mode, Paired, Summary, holm, paired, summary, verdict
+from paribus.statistics import Mode, Paired, Summary, holm, paired, seeds_needed, summary, verdict
 
+MOST_SEEDS = 100  # that anyone would be told to train
 LOWER_IS_BETTER = re.compile(r"loss|error|\bece\b|seconds|bytes|parameters|macs")
 
 
@@ -29,6 +32,8 @@ class Level:
     paired: Paired | None  # None: the baseline itself, or no seed in common with it
     p: float | None  # of the paired t test, Holm-corrected over the levels
     verdict: str  # "baseline", statistics.verdict's words, or empty
+    needed: int | None  # seeds that would show the difference seen, if it is true; None: shown, or too many
+    speeds: dict[int, float]  # judged images a second of each finished run, see callbacks.JudgingSpeed
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Comparison:
     levels: list[Level]
     runs: list[Run]
     warnings: list[str]
+    effects: list[Effect]  # of several factors: main effects and interactions
 
     @property
     def title(self) -> str:
@@ -93,11 +99,16 @@ def compare(runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
     ablation = newest.config.get("ablation") or {}
     _one_question(runs)
     metric = _metric(runs, metric or ablation.get("metric"))
-    mode = _mode(newest, metric)
+    mode = direction(newest, metric)
     wanted = ablation.get("factors") or {}
     factors = _factors(runs, list(wanted))
 
     cells, warnings = _cells(runs, factors)
+
+    def of_level(run: Run) -> str:
+        return _label(factors, _words(_held(run, factor) for factor in factors))
+
+    warnings += unequal(runs, factors, of_level) + made_differently(runs, of_level)
     keys = sorted(cells, key=lambda key: [natural(word) for word in key])
     if factors == list(wanted):  # in the question's own order, with the levels that have no run yet
         asked = [_words(choice) for choice in itertools.product(*wanted.values())]
@@ -125,7 +136,13 @@ def compare(runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
         held, cell = values[key], cells.get(key, {})
         lacking = {seed: _why_not(cell.get(seed)) for seed in seeds if seed not in held}
         of = summary(list(held.values())) if held else None
-        levels.append(Level(key, _label(factors, key), held, lacking, of, pair, p, said))
+        rates = {
+            seed: rate
+            for seed, run in sorted(cell.items())
+            if run.status == "done" and (rate := run.result.get("judged_images_per_second"))
+        }
+        needed = _needed(held, values[reference[key]]) if said == "no difference shown" else None
+        levels.append(Level(key, _label(factors, key), held, lacking, of, pair, p, said, needed, rates))
     return Comparison(
         question=ablation.get("question"),
         source=ablation.get("source"),
@@ -136,7 +153,14 @@ def compare(runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
         levels=levels,
         runs=list(runs),
         warnings=warnings,
+        effects=effects(factors, values, named),
     )
+
+
+def _needed(values: Mapping[int, float], baseline: Mapping[int, float]) -> int | None:
+    found = [values[seed] - baseline[seed] for seed in values.keys() & baseline.keys()]
+    of = summary(found)
+    return seeds_needed(of.mean, of.std, most=MOST_SEEDS) if of.std is not None else None
 
 
 def _one_question(runs: Sequence[Run]) -> None:
@@ -148,8 +172,7 @@ def _one_question(runs: Sequence[Run]) -> None:
 def _cells(
     runs: Sequence[Run], factors: list[str]
 ) -> tuple[dict[tuple[str, ...], dict[int, Run]], list[str]]:
-    """{level: {seed: run}}, and what is not as it should be: two runs for one place, or runs of one level
-    that differ in more than the seed."""
+    """{level: {seed: run}}, and where two runs are for one place."""
     cells: dict[tuple[str, ...], dict[int, Run]] = {}
     warnings = []
     for run in sorted(runs, key=lambda run: (run.status == "done", _started(run))):
@@ -159,10 +182,6 @@ def _cells(
             where = f"{_label(factors, key)}, seed {seed}"
             warnings.append(f"two runs for {where}: {run.job} counts, {cell[seed].job} does not.")
         cell[seed] = run
-    for key, cell in cells.items():
-        if unequal := ", ".join(_varied(list(cell.values()))):
-            label = _label(factors, key)
-            warnings.append(f"not all else equal: the seeds of {label} differ in {unequal} too.")
     return cells, warnings
 
 
@@ -210,7 +229,8 @@ def _metric(runs: Sequence[Run], metric: str | None) -> str:
     return metric
 
 
-def _mode(run: Run, metric: str) -> Mode:
+def direction(run: Run, metric: str) -> Mode:
+    """Whether more of a metric is better, as the task says of what it monitors; of losses and the like less is."""
     task = run.config.get("task") or {}
     monitored = metric.split("/")[-1] == str(task.get("monitor")).split("/")[-1]
     if monitored and task.get("mode") in ("min", "max"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from paribus.comparison import Comparison, Scale, compare
 from paribus.results import Run, find_runs, natural, write_text
+from paribus.speed import said, speed_figure, speeds
 from paribus.tables import csv_text, markdown_table
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ def _rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for level, s, score, change in zip(levels, of, scores, changes, strict=True):
         std = scale(s.std if s else None)
         cells.append([level.label, str(len(level.values)), score, std, change, _p(level.p), level.verdict])
+    if rates := speeds(comparison):
+        units.insert(-1, "")
+        names.insert(-1, "images/s")
+        for level, row in zip(levels, cells, strict=True):
+            row.insert(-1, said(rates.get(level.label)))
     return [f"{name}\n{unit}".strip() for name, unit in zip(names, units, strict=True)], cells
 
 
@@ -84,6 +90,8 @@ def legend(comparison: Comparison) -> str:
         lines.append(f"Difference to {comparison.baseline}, paired by seed, in {unit}; {better} is better.")
     if tests:
         lines.append(f"p: paired t test, Holm-corrected for {tests} comparison{'s' * (tests > 1)}.")
+    if speeds(comparison):
+        lines.append("images/s: judged, without reading; the median of the seeds.")
     return " ".join(lines)
 
 
@@ -112,6 +120,15 @@ def notes(comparison: Comparison) -> list[str]:
                 f"{level.label} differs from {baseline} alike in every seed: no spread for a t test."
             )
 
+    for level in levels:
+        if level.needed:
+            seen = Scale.of(comparison)(level.paired.difference if level.paired else None, "+")
+            lines.append(
+                f"{level.label}: {level.needed} seeds would show a difference of {seen}, if it is one, four times in "
+                "five."
+            )
+    lines += _effects(comparison)
+
     failed = [run for run in comparison.runs if run.status == "failed"]
     for run in failed[:MOST_FAILURES]:
         error = run.result.get("error") or {}
@@ -120,6 +137,29 @@ def notes(comparison: Comparison) -> list[str]:
     if len(failed) > MOST_FAILURES:
         lines.append(f"failed: and {len(failed) - MOST_FAILURES} more.")
     return lines + comparison.warnings
+
+
+def _effects(comparison: Comparison) -> list[str]:
+    """Main effects and interactions, in sentences."""
+    scale = Scale.of(comparison)
+    lines = []
+    for effect in comparison.effects:
+        of = effect.paired
+        if of is None:
+            continue
+        half = f" ± {scale(of.half)}" if of.half else ""
+        words = [
+            f"{factor.split('.')[-1]} {level}"
+            for factor, level in zip(effect.factors, effect.levels, strict=True)
+        ]
+        size = f"{scale(of.difference, '+')}{half}" + (f", p {_p(effect.p)}" if effect.p is not None else "")
+        if len(words) == 1:
+            lines.append(f"{words[0]} against {effect.to[0]}, over the other factors: {size}.")
+        else:
+            lines.append(f"{' with '.join(words)}: {size} beyond what the two add up to.")
+    if lines:
+        lines.append(f"p of these {len(comparison.effects)} effects: paired t tests, Holm-corrected.")
+    return lines
 
 
 def _origin(runs: Sequence[Run]) -> str:
@@ -150,6 +190,8 @@ def markdown(comparison: Comparison) -> str:
         legend(comparison),
         "![Every seed, mean and interval](figure.png)",
     ]
+    if speeds(comparison):
+        parts.append("![The metric over images a second](speed.png)")
     parts.append("\n".join(f"- {note}" for note in notes(comparison)))
     unit = f", {scale.unit}" * bool(scale.unit)
     parts += [f"## Every seed: {comparison.metric}{unit}"]
@@ -166,8 +208,17 @@ def table_csv(comparison: Comparison) -> str:
     seeds = sorted({seed for level in comparison.levels for seed in level.values})
     of_mean = ["n", "mean", "std", "low", "high"]
     of_difference = ["pairs", "difference", "difference_low", "difference_high", "p", "p_holm", "p_sign_flip"]
+    rates = speeds(comparison)
+    of_speed = ["images_per_second"] * bool(rates)
     rows: list[list[Any]] = [
-        [*comparison.factors, *of_mean, *of_difference, "verdict", *(f"seed {seed}" for seed in seeds)]
+        [
+            *comparison.factors,
+            *of_mean,
+            *of_difference,
+            "verdict",
+            *of_speed,
+            *(f"seed {seed}" for seed in seeds),
+        ]
     ]
     for level in comparison.levels:
         s, d = level.summary, level.paired
@@ -175,7 +226,9 @@ def table_csv(comparison: Comparison) -> str:
         tests = (
             [d.n, d.difference, *_ends(d.difference, d.half), d.p, level.p, d.p_sign_flip] if d else [""] * 7
         )
-        rows.append([*level.key, *mean, *tests, level.verdict, *(level.values.get(seed) for seed in seeds)])
+        speed = [rates.get(level.label)] * bool(rates)
+        each = [level.values.get(seed) for seed in seeds]
+        rows.append([*level.key, *mean, *tests, level.verdict, *speed, *each])
     return csv_text(rows)
 
 
@@ -187,8 +240,9 @@ def _ends(center: float, half: float | None) -> tuple[float | None, float | None
 
 
 def run(*, folder: str | Path, metric: str | None = None, output: str | Path | None = None) -> Path:
-    """Report the runs in `folder`: print the table, write report.md, table.csv, figure.png and figure.svg
-    into `output` (default: `report` inside the folder), and return that folder.
+    """Report the runs in `folder`: print the table, write report.md, table.csv, figure.png and figure.svg, and
+    where the levels differ in speed speed.png, into `output` (default: `report` inside the folder), and return
+    that folder.
 
     `metric` is a name in the runs' results; by default the ablation's.
     """
@@ -228,6 +282,9 @@ def run(*, folder: str | Path, metric: str | None = None, output: str | Path | N
         figure.savefig(output / "figure.svg", metadata={"Date": None})
         figure.savefig(output / "figure.png", dpi=200)
         console.print(f"\nPicture: {output / 'figure.png'}", markup=False, soft_wrap=True)
+        if speeds(comparison):
+            speed_figure(comparison).savefig(output / "speed.png", dpi=200)
+            console.print(f"Speed:   {output / 'speed.png'}", markup=False, soft_wrap=True)
     else:
         console.print("\nNo run is finished yet: no picture.")
     return output

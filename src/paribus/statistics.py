@@ -14,6 +14,7 @@ from typing import Literal
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
 MOST_PAIRS = 40
+POWER = 0.8  # the probability with which a plan wants to show a true difference
 Mode = Literal["max", "min"]
 
 
@@ -122,6 +123,49 @@ def verdict(difference: float, p: float | None, mode: Mode = "max") -> str:
     if p >= SIGNIFICANT:
         return "no difference shown"
     return "better" if (difference > 0) == (mode == "max") else "worse"
+
+
+def power(effect: float, n: int, significant: float = SIGNIFICANT) -> float:
+    """The probability that the two-sided paired t test of n pairs finds a true difference of `effect` standard
+    deviations (of the differences): by the noncentral t distribution (Cohen 1988, section 2.3)."""
+    from scipy.special import nctdtr, stdtrit
+
+    if n < 2:
+        return 0.0
+    limit, noncentral = float(stdtrit(n - 1, 1 - significant / 2)), abs(effect) * math.sqrt(n)
+    above = 1 - float(nctdtr(n - 1, noncentral, limit))
+    below = float(nctdtr(n - 1, noncentral, -limit))  # NaN where it is nothing to double precision
+    return min(1.0, above + (0.0 if math.isnan(below) else below))
+
+
+def seeds_needed(difference: float, std: float, wanted: float = POWER, most: int = 1000) -> int | None:
+    """The fewest seeds with which a true difference, of differences that vary by `std`, is shown with probability
+    `wanted`; None if that takes more than `most`."""
+    if difference == 0:
+        return None
+    if std == 0:
+        return 2
+    if power(difference / std, most) < wanted:
+        return None
+    low, high = 1, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(difference / std, middle) >= wanted else (middle, high)
+    return high
+
+
+def detectable(std: float, n: int, wanted: float = POWER) -> float | None:
+    """The smallest true difference that n seeds show with probability `wanted`, where differences vary by `std`;
+    None for one seed, which shows none."""
+    if n < 2:
+        return None
+    low, high = 0.0, 1.0
+    while power(high, n) < wanted:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle, n) >= wanted else (middle, high)
+    return high * std
 
 
 # scipy.special and not scipy.stats: the same two functions, imported in a third of the time.
