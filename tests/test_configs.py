@@ -5,6 +5,7 @@ import pytest
 from composing import composed
 from paribus import config
 from paribus.checks import MODELS, ROOMS, TASKS, check
+from paribus.sweep import written
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in config.CONF.glob("*/*.yaml"))
 
@@ -31,7 +32,7 @@ def test_every_option_composes_and_every_key_is_read(group, option):
 
 
 def test_every_root_composes():
-    for root in ("evaluate", "predict", "profile", "report"):
+    for root in ("convert", "evaluate", "predict", "profile", "report"):
         composed(root=root)
 
 
@@ -56,4 +57,4 @@ def test_every_ablation_is_a_whole_question(path):
     for factor, levels in question.factors.items():
         assert question.baseline[factor] in levels
         for level in levels:
-            check(composed(f"ablation={path.stem}", f"{factor}={level}"))
+            check(composed(f"ablation={path.stem}", f"{factor}={written(level)}"))
