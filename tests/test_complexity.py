@@ -55,7 +55,7 @@ def test_retinanet_equals_torchvisions():
 
 def test_faster_rcnn_equals_torchvisions():
     with torch.device("meta"):
-        model = FasterRCNN(backbone=Timm(name="resnet50"), num_classes=90, proposals=1000)
+        model = FasterRCNN(backbone=Timm(name="resnet50"), num_classes=90, num_proposals=1000)
     parameters, macs = count(model, (800, 800))
     assert parameters == 41_755_286 + 53_120
     assert macs / 1e9 == pytest.approx(134.38, abs=0.005)

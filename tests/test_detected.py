@@ -159,7 +159,7 @@ def test_two_processes_leave_what_one_does(trained, tmp_path):
 
 def test_masks_are_in_the_files_too(tmp_path):
     coco(tmp_path / "set", each=9)
-    heads = ["model=mask_rcnn", "model.box_channels=32", "model.mask_channels=8", "model.proposals=20"]
+    heads = ["model=mask_rcnn", "model.box_channels=32", "model.mask_channels=8", "model.num_proposals=20"]
     few = ["model.detections_per_img=8", "~model.score_thresh", "+model.score_thresh=0.0"]
     run(
         composed(

@@ -155,7 +155,7 @@ def test_numbers_of_nothing_are_refused(kind):
         "pyramid_channels",
         "box_channels",
         "mask_channels",
-        "proposals",
+        "num_proposals",
     }
     keys = {key for key in keys & set(parameters) if parameters[key].annotation is int}
     assert keys

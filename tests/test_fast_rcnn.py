@@ -30,7 +30,7 @@ def faster(**more):
 
 
 def test_with_a_proposal_network_it_is_faster_rcnn():
-    ours, theirs = fast(proposals="rpn", num_proposals=50), faster(proposals=50, candidates=1000)
+    ours, theirs = fast(proposals="rpn", num_proposals=50), faster(num_proposals=50, candidates=1000)
     assert ours.search is None
     assert set(ours.state_dict()) == set(theirs.state_dict())
     images, targets = scenes(2)

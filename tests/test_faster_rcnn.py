@@ -27,7 +27,7 @@ def test_equal_to_torchvisions_builder():
         ours = FasterRCNN(
             backbone=ResNet(depth=50),
             num_classes=90,
-            proposals=candidates,
+            num_proposals=candidates,
             candidates=candidates,
             rpn_batch=256,
             box_batch=512,

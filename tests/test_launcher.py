@@ -55,7 +55,7 @@ def test_a_killed_sweep_leaves_nothing_running_and_repeated_ends_as_an_undisturb
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    long = [*SWEEP, "trainer.max_epochs=12", "trainer.log_every=1", "seed=0,1,2"]
+    long = [*SWEEP, "trainer.max_epochs=8", "trainer.log_every=1", "seed=0,1,2"]
     succeeded(script("train", *long, cwd=whole))
     sweep = start("train", *long, cwd=broken)
     until(lambda: stepping(broken))
@@ -74,6 +74,7 @@ def test_a_killed_sweep_leaves_nothing_running_and_repeated_ends_as_an_undisturb
     assert {s: found[s].result["finished"] for s in finished} == finished
 
 
+@pytest.mark.slow
 def test_two_of_the_same_sweep_share_its_runs(tmp_path):
     both = [start("train", *SWEEP, "seed=0,1,2,3", cwd=tmp_path) for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in both]
@@ -87,6 +88,7 @@ def test_two_of_the_same_sweep_share_its_runs(tmp_path):
         assert all(len(course) == len({step for step, _, _ in course}) for course in curves(run).values())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_or_too_slow_fails_alone_and_is_retried_unless_told_not_to(tmp_path):
     long = [*SWEEP, "trainer.max_epochs=2,4000"]
     sweep = start("train", *long, cwd=tmp_path)
@@ -124,6 +126,7 @@ def test_ctrl_c_ends_the_runs_which_keep_their_checkpoints(tmp_path):
     assert all((run.path / "checkpoints" / "last.ckpt").is_file() for run in made if stepping(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_sweep_over_devices_starts_a_group_of_its_own_for_each_run(tmp_path):
     sweep = [*SWEEP, "trainer=ddp_cpu", "trainer.devices=1,2", "trainer.max_epochs=1"]
     succeeded(script("train", *sweep, cwd=tmp_path))
@@ -198,7 +201,9 @@ def test_shares_that_cannot_be_are_refused(key):
 def test_a_folder_is_busy_while_it_is_claimed(tmp_path):
     assert not busy(tmp_path)
     with claimed(tmp_path):
-        code = f"from pathlib import Path; from paribus.record import busy; print(busy(Path({str(tmp_path)!r})))"
+        code = (
+            f"from pathlib import Path; from paribus.record import busy; print(busy(Path({str(tmp_path)!r})))"
+        )
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
     assert not busy(tmp_path)
 

@@ -26,7 +26,7 @@ def test_equal_to_torchvisions_builder():
     ours = MaskRCNN(
         backbone=ResNet(depth=50),
         num_classes=90,
-        proposals=1000,
+        num_proposals=1000,
         candidates=1000,
         rpn_batch=256,
         box_batch=512,

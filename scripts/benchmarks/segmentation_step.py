@@ -33,9 +33,7 @@ ROUNDS = 15
 
 def unets() -> tuple[nn.Module, nn.Module]:
     theirs = smp.Unet("resnet18", encoder_weights=None, classes=CLASSES)
-    ours = UNet(
-        backbone=Timm(name="resnet18"), num_classes=CLASSES, decoder_channels=[256, 128, 64, 32, 16]
-    )
+    ours = UNet(backbone=Timm(name="resnet18"), num_classes=CLASSES, decoder_channels=[256, 128, 64, 32, 16])
     head = theirs.segmentation_head[0]  # a 3x3 convolution; ours is 1x1, as the paper's
     theirs.segmentation_head[0] = nn.Conv2d(head.in_channels, CLASSES, 1)
     ours.load_state_dict(in_order(ours, theirs.state_dict()), strict=False)

@@ -37,12 +37,18 @@ class EMA(WeightAveraging):
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's, but for two things, without which an interrupted run would not end as an undisturbed one.
+    """Lightning's, but for three things, without which an interrupted run would not end as an undisturbed one.
 
-    On an exception it keeps last.ckpt alone: Lightning writes the weights of that moment over best.ckpt too. And
-    it keeps nothing between the last batch of an epoch and the end of its validation: a run resumed from
-    there would go on with the next epoch, and never judge this one. What is lost is made again.
+    On an exception it keeps last.ckpt alone: Lightning writes the weights of that moment over best.ckpt too. It
+    keeps nothing between the last batch of an epoch and the end of its validation: a run resumed from there
+    would go on with the next epoch, and never judge this one. And it keeps last.ckpt after every validation,
+    where Lightning does so only after one that was the best so far.
     """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._should_save_on_exception(trainer) and not trainer.validating and not _between(trainer):

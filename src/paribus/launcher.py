@@ -175,7 +175,8 @@ def launch(
                     slots.give_back(job)
                     if _concluded(job):
                         standing.ended(job.folder, job.composed, job.result)
-                    else:
+                    else:  # another process has it
+                        standing.gave_way(job.folder)
                         ahead.append(job)
                 for job in [*ahead]:
                     if slots is not None and not slots.free:

@@ -66,6 +66,9 @@ class Standing:
         self.running[folder] = time.time()
         self.metrics[folder] = config.task.monitor
 
+    def gave_way(self, folder: Path) -> None:
+        self.running.pop(folder, None)
+
     def ended(self, folder: Path, config: DictConfig, result: JobReturn) -> None:
         """Says how a run ended, from what it wrote."""
         began = self.running.pop(folder, None)

@@ -75,7 +75,7 @@ class FastRCNN(FasterRCNN):
             anchor_ratios=anchor_ratios,
             roi=roi,
             box_channels=box_channels,
-            proposals=num_proposals,
+            num_proposals=num_proposals,
             candidates=candidates,
             rpn_batch=rpn_batch,
             box_batch=box_batch,

@@ -20,7 +20,7 @@ SPAN = (4, 64)  # P2 to P6 of the pyramid's paper
 class FasterRCNN(Detector):
     """A detector, see Detector; losses "proposal_objectness", "proposal_box", "classification", "box".
 
-    With backbone=resnet50, proposals=1000, candidates=1000 (2000 both while it trains), rpn_batch=256 and
+    With backbone=resnet50, num_proposals=1000, candidates=1000 (2000 both while it trains), rpn_batch=256 and
     box_batch=512 it is torchvision's fasterrcnn_resnet50_fpn, number for number; torchvision's 91 classes are 90
     and the background.
 
@@ -33,7 +33,7 @@ class FasterRCNN(Detector):
         to 512.
     roi: how boxes are pooled, see RegionPool.
     box_channels: of the box head's two hidden layers.
-    proposals, candidates: of an image, after suppression and before it of each level.
+    num_proposals, candidates: of an image, after suppression and before it of each level.
     rpn_batch, box_batch: anchors, and boxes, of an image that the losses sample (the papers have 256 and
         512).
     score_thresh, nms_thresh, detections_per_img: the least score, the IoU that suppresses, the most
@@ -53,7 +53,7 @@ class FasterRCNN(Detector):
         anchor_ratios: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0),
         roi: RoI = "align",
         box_channels: int = 1024,
-        proposals: int = 200,
+        num_proposals: int = 200,
         candidates: int = 400,
         rpn_batch: int = 64,
         box_batch: int = 64,
@@ -64,7 +64,7 @@ class FasterRCNN(Detector):
         need_positive(
             pyramid_channels=pyramid_channels,
             box_channels=box_channels,
-            proposals=proposals,
+            num_proposals=num_proposals,
             candidates=candidates,
             rpn_batch=rpn_batch,
             box_batch=box_batch,
@@ -84,7 +84,7 @@ class FasterRCNN(Detector):
                 ratios=anchor_ratios,
             ),
             channels=pyramid_channels,
-            proposals=proposals,
+            proposals=num_proposals,
             candidates=candidates,
             batch=rpn_batch,
         )
