@@ -129,6 +129,7 @@ def test_an_evaluation_finds_the_same_in_any_batches(trained, tmp_path, batch, c
     assert (tmp_path / "figures" / "test_curves.png").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_leave_what_one_does(trained, tmp_path):
     _, root = trained
     arguments = [

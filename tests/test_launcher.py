@@ -137,6 +137,7 @@ def test_a_sweep_over_devices_starts_a_group_of_its_own_for_each_run(tmp_path):
     assert "BasicLauncher runs the jobs of a sweep on one device each" in refused.stdout + refused.stderr
 
 
+@pytest.mark.slow
 def test_hydras_own_launcher_serves_too(tmp_path):
     done = succeeded(script("train", *SWEEP, "seed=0,1", "hydra/launcher=basic", cwd=tmp_path))
     assert "[1/2]" in done.stdout
@@ -144,6 +145,7 @@ def test_hydras_own_launcher_serves_too(tmp_path):
     assert {run.status for run in runs(tmp_path).values()} == {"done"}
 
 
+@pytest.mark.slow
 def test_what_is_made_ready_starts_no_thread_and_touches_no_gpu():
     code = (
         "import importlib, os, torch\n"
