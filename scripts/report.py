@@ -11,7 +11,7 @@ from paribus.door import door
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 def main(cfg: DictConfig) -> None:
-    from paribus import report
+    from paribus.report import run as report
 
     folder = report.find_folder(name=cfg.name, runs=cfg.runs, root=cfg.root)
     report.run(folder=folder, metric=cfg.metric, output=cfg.output)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from composing import composed
-from paribus import evaluate, predict, report
+from paribus import evaluate, predict
 from paribus.checks import check
 from paribus.config import build
 from paribus.models.backbones.convnet import ConvNet
@@ -17,6 +17,7 @@ from paribus.models.backbones.mlp import MLP
 from paribus.models.segmentation.clustering import Clustering, NoBackbone
 from paribus.models.segmentation.segments import METHODS, felzenszwalb, kmeans, mean_shift, slic, watershed
 from paribus.models.segmentation.unet import UNet
+from paribus.report import run as report
 from paribus.results import Run, read_json
 from paribus.tasks import Clustering as Task
 from paribus.train import run

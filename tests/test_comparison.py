@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from made_runs import SCORES, make_ablation, make_run
-from paribus.comparison import Scale, compare
+from paribus.report.comparison import Scale, compare
+from paribus.report.statistics import holm, paired, summary
 from paribus.results import find_runs, write_text
-from paribus.statistics import holm, paired, summary
 
 
 def comparison(folder, **arguments):
@@ -243,5 +243,5 @@ def test_zero_has_no_minus():
 
 def test_comparing_imports_nothing_heavy():
     heavy = ("torch", "lightning", "hydra", "matplotlib", "scipy", "numpy", "rich")
-    code = f"import sys, paribus.report; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, paribus.report.run; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

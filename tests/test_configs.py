@@ -5,7 +5,7 @@ import pytest
 from composing import composed
 from paribus import config
 from paribus.checks import MODELS, ROOMS, TASKS, check
-from paribus.sweep import written
+from paribus.sweep.callback import written
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in config.CONF.glob("*/*.yaml"))
 

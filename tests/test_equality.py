@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from composing import composed
-from paribus.equality import made_differently, unequal
+from paribus.report.equality import made_differently, unequal
 from paribus.results import Run
 
 PLANTED = {

@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from paribus.factorial import effects
-from paribus.statistics import paired
+from paribus.report.factorial import effects
+from paribus.report.statistics import paired
 
 FACTORS = ("depth", "shortcut")
 BASE = {"depth": "20", "shortcut": "none"}

@@ -15,7 +15,6 @@ KNOW_HYDRA = {
     "checks",
     "origins",
     "door",
-    "launcher",
     "sweep",
     "train",
     "evaluate",
@@ -23,7 +22,7 @@ KNOW_HYDRA = {
     "profile",
     "restore",
 }
-READERS_OF_RUNS = {"results", "statistics", "comparison", "figures", "report"}  # no torch, no lightning
+READERS_OF_RUNS = {"results", "report", "tables"}  # no torch, no lightning
 
 
 def room(path: Path) -> str:
@@ -60,7 +59,11 @@ def test_rooms_keep_apart(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "checks", "origins", "door", "sweep", "results", "signatures", "record", "device"]
+    "name",
+    [
+        *("config", "checks", "origins", "door", "results", "signatures", "record", "device", "report/run"),
+        *(f"sweep/{file.stem}" for file in sorted((SOURCE / "sweep").glob("*.py"))),
+    ],
 )
 def test_nothing_heavy_before_it_is_needed(name):
     heavy = {"torch", "lightning", "timm", "torchvision", "albumentations", "wandb", "matplotlib", "scipy"}

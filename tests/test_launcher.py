@@ -13,9 +13,11 @@ import pytest
 
 from command_line import SMALL, script, start, succeeded
 from paribus.config import LauncherConfig, TrainConfig, TrainerConfig
-from paribus.launcher import READY, Job, Slots
 from paribus.record import busy, claimed
 from paribus.results import Run, curves, find_runs, write_json
+from paribus.sweep.forked import READY
+from paribus.sweep.job import Job
+from paribus.sweep.slots import Slots
 
 SWEEP = ["-m", *SMALL, "name=s", "trainer.checkpoint_every=2", "model.dropout=0.1"]
 
@@ -164,9 +166,9 @@ def config(**trainer) -> TrainConfig:
 
 def test_the_machine_is_shared_out(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("paribus.launcher.cores", lambda: 8)
-    monkeypatch.setattr("paribus.launcher.visible_gpus", lambda: ["a", "b"])
-    monkeypatch.setattr("paribus.launcher.free_memory", lambda: 10 * 2**30)
+    monkeypatch.setattr("paribus.sweep.slots.cores", lambda: 8)
+    monkeypatch.setattr("paribus.sweep.slots.visible_gpus", lambda: ["a", "b"])
+    monkeypatch.setattr("paribus.sweep.slots.free_memory", lambda: 10 * 2**30)
 
     def shared(n_jobs=None, memory=None, **trainer):
         slots = Slots(LauncherConfig(n_jobs=n_jobs, memory=memory), config(**trainer))

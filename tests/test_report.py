@@ -9,11 +9,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from made_runs import SCORES, make_ablation, make_run
-from paribus import report
-from paribus.comparison import compare
-from paribus.figures import levels_figure
+from paribus.report import run as report
+from paribus.report.comparison import compare
+from paribus.report.figures import levels_figure
+from paribus.report.statistics import seeds_needed
 from paribus.results import find_runs
-from paribus.statistics import seeds_needed
 
 ROOT = Path(__file__).parents[1]
 

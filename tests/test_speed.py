@@ -7,10 +7,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from made_runs import make_run
-from paribus import report
-from paribus.comparison import compare
+from paribus.report import run as report
+from paribus.report.comparison import compare
+from paribus.report.speed import said, speed_figure, speeds
 from paribus.results import find_runs
-from paribus.speed import said, speed_figure, speeds
 
 RATES = {"slow": [0.5, 0.6, 0.4], "middle": [10, 12, 11], "fast": [200, 150, 1250]}
 SCORES = {"slow": [0.5, 0.52, 0.54], "middle": [0.6, 0.61, 0.62], "fast": [0.4, 0.41, 0.42]}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from paribus.statistics import (
+from paribus.report.statistics import (
     Paired,
     Summary,
     detectable,

@@ -23,7 +23,7 @@ class ParibusLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from paribus.launcher import launch
+        from paribus.sweep.launcher import launch
 
         return launch(
             self.config, self.context.config_loader, self.task, self.keys, job_overrides, initial_job_idx

@@ -90,7 +90,46 @@ class Speed(Callback):
             self.since = 0.0
 
 
-class JudgingSpeed(Callback):
+class Judging(Callback):
+    """What happens while a split is judged, val and test alike: Lightning has a method for each, a subclass one for
+    both. ``conclude`` comes before the task concludes the split, and its metric forgets; ``end`` after that.
+    """
+
+    def begin(self, split: str, trainer: Trainer, task: Any) -> None: ...
+    def batch(self, split: str, trainer: Trainer, task: Any, decisions: Any, batch: Any) -> None: ...
+    def conclude(self, split: str, trainer: Trainer, task: Any) -> None: ...
+    def end(self, split: str, trainer: Trainer, task: Any) -> None: ...
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begin("val", trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begin("test", trainer, pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.batch("val", trainer, pl_module, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.batch("test", trainer, pl_module, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.conclude("val", trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.conclude("test", trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.end("val", trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.end("test", trainer, pl_module)
+
+
+class JudgingSpeed(Judging):
     """Images a second of what it costs to apply the model: the forward pass and the selection of what is answered,
     without reading, losses and metrics, of all processes.
 
@@ -106,28 +145,8 @@ class JudgingSpeed(Callback):
         self.times: list[tuple[int, float]] = []  # (images, seconds) of each batch
         self.images_per_second: float | None = None
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        if self.split == "val":
-            self._time(trainer, pl_module, batch)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        if self.split == "test":
-            self._time(trainer, pl_module, batch)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.split == "val":
-            self._conclude(pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.split == "test":
-            self._conclude(pl_module)
-
-    def _time(self, trainer: Trainer, task: Any, batch: Any) -> None:
-        if sum(seconds for _, seconds in self.times) > self.seconds:
+    def batch(self, split: str, trainer: Trainer, task: Any, decisions: Any, batch: Any) -> None:
+        if split != self.split or sum(seconds for _, seconds in self.times) > self.seconds:
             return
         with trainer.precision_plugin.forward_context():
             _wait(task.device)
@@ -136,7 +155,9 @@ class JudgingSpeed(Callback):
             _wait(task.device)
         self.times.append((len(batch[2]), time.perf_counter() - start))
 
-    def _conclude(self, task: Any) -> None:
+    def end(self, split: str, trainer: Trainer, task: Any) -> None:
+        if split != self.split:
+            return
         full = max((images for images, _ in self.times), default=0)
         rates = [images / seconds for images, seconds in self.times if images == full]
         rate = torch.tensor(median(rates) if rates else 0.0, device=task.device)

@@ -102,6 +102,14 @@ class LauncherConfig:
 
 
 @dataclass
+class PublishedConfig:
+    """What the source found, to stand beside what is found here: other data, another budget."""
+
+    metric: str = MISSING  # in words: CIFAR-10 test error, %
+    values: dict[str, Any] = MISSING  # by level, as the report writes it
+
+
+@dataclass
 class AblationConfig:
     """A question: the factors with their levels, the seeds, the metric and the baseline."""
 
@@ -111,6 +119,7 @@ class AblationConfig:
     seeds: list[int] = MISSING
     metric: str = MISSING
     baseline: dict[str, Any] = MISSING
+    published: PublishedConfig | None = None
 
 
 @dataclass
@@ -130,6 +139,11 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: dict[str, Any] = field(default_factory=dict)
     ablation: AblationConfig | None = None
+
+    @property
+    def metric(self) -> str:
+        """What the run is judged by: the ablation's metric, else what the task monitors."""
+        return self.ablation.metric if self.ablation else self.task["monitor"]
 
 
 @dataclass

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 
+from paribus.callbacks import Judging
 from paribus.curves import figure, table
 from paribus.metrics.judged import Judged
 from paribus.results import write_text
 
 
-class Detected(Callback):
+class Detected(Judging):
     """Writes, of a validation or a test of boxes and over all processes:
 
     predictions_<split>.json  COCO's format for results, boxes in pixels of the file
@@ -23,8 +24,7 @@ class Detected(Callback):
     curves_<split>.csv        precision over recall, by class and in the mean, and a picture of it in
                               figures/<split>_curves.png
 
-    and keeps ``errors``, for each split the table of their kinds (metrics/detection_errors.py). Before the task
-    concludes the split, and its metric forgets.
+    and keeps ``errors``, for each split the table of their kinds (metrics/detection_errors.py).
     """
 
     def __init__(self, folder: str | Path):
@@ -32,29 +32,13 @@ class Detected(Callback):
         self.ids: list[str] = []
         self.errors: dict[str, dict[str, list]] = {}
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin(self, split: str, trainer: Trainer, task: Any) -> None:
         self.ids = []
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.ids = []
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
+    def batch(self, split: str, trainer: Trainer, task: Any, decisions: Any, batch: Any) -> None:
         self.ids += batch[2]
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self.ids += batch[2]
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write("val", trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write("test", trainer, pl_module)
-
-    def _write(self, split: str, trainer: Trainer, task: Any) -> None:
+    def conclude(self, split: str, trainer: Trainer, task: Any) -> None:
         metric = task.metrics[split]
         if not hasattr(type(metric), "judged"):
             return

@@ -11,9 +11,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from paribus import sweep
 from paribus.checks import near
 from paribus.config import register
+from paribus.sweep import standing
 
 SPECIAL = re.compile(r"[=,\[\](){}: ]")  # means something in Hydra's overrides
 
@@ -33,8 +33,8 @@ def door(main: Callable[[], Any]) -> None:
     try:
         main()
     except Exception as error:
-        if sweep.FAILED:
-            sys.exit(sweep.failures())
+        if standing.FAILED:
+            sys.exit(standing.failures())
         if full == "1" or not (message := explain(error)):
             raise
         print(f"error: {message}", file=sys.stderr)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
+from paribus.callbacks import Judging
 from paribus.data.batches import Samples, collate
 from paribus.data.samples import IGNORE
 from paribus.metrics.matching import wrong_and_missed
@@ -25,7 +26,7 @@ RANKED = {
 }
 
 
-class Examples(Callback):
+class Examples(Judging):
     """Draws ``count`` samples of a validation or a test when it ends, and the worst.
 
     The examples lie evenly over what the first process judges: sets are often sorted by class or by place.
@@ -46,34 +47,12 @@ class Examples(Callback):
         self.faults: list[Tensor] = []
         self.seen, self.wanted = 0, set[int]()  # samples judged so far, and the places of those to keep
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin("val", trainer)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin("test", trainer)
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self._keep(trainer, outputs, batch)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self._keep(trainer, outputs, batch)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end("val", trainer)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end("test", trainer)
-
-    def _begin(self, split: str, trainer: Trainer) -> None:
+    def begin(self, split: str, trainer: Trainer, task: Any) -> None:
         mine = -(-len(trainer.datamodule.splits[split]) // trainer.world_size)  # type: ignore[attr-defined]
         self.kept, self.faults, self.seen = [], [], 0
         self.wanted = {i * mine // self.count for i in range(self.count)}
 
-    def _keep(self, trainer: Trainer, decisions: Any, batch: Any) -> None:
+    def batch(self, split: str, trainer: Trainer, task: Any, decisions: Any, batch: Any) -> None:
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -83,7 +62,7 @@ class Examples(Callback):
             self.kept += taken(batch, decisions, data, rows)
         self.faults.append(faults(decisions, batch[1], data.target))
 
-    def _end(self, split: str, trainer: Trainer) -> None:
+    def end(self, split: str, trainer: Trainer, task: Any) -> None:
         if not self.kept:
             return
         of = f"of {self.seen} images" + (" of the first process" if trainer.world_size > 1 else "")

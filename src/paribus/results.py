@@ -253,12 +253,13 @@ def differences(
     for key in left | right:
         x, y = left.get(key, ABSENT), right.get(key, ABSENT)
         # True == 1 in Python; in a config they are two things, and 1 and 1.0 are one.
-        if (x != y or isinstance(x, bool) != isinstance(y, bool)) and not _within(key, ignored):
+        if (x != y or isinstance(x, bool) != isinstance(y, bool)) and not within(key, ignored):
             found.append((key, x, y))
     return found
 
 
-def _within(key: str, nodes: Iterable[str]) -> bool:
+def within(key: str, nodes: Iterable[str]) -> bool:
+    """Whether a dotted key is one of the nodes, or lies in one; `backbone@norm` and `data/reader` do."""
     return any(re.match(rf"{re.escape(node)}($|[./@])", key) for node in nodes)
 
 
@@ -275,7 +276,7 @@ def job_name(overrides: Sequence[str], seed: int) -> str:
         chosen.pop(key.removeprefix("~") if key.startswith("~") else f"~{key}", None)
         chosen[key] = key + sign + value
     unnamed = (*NOT_LEARNED, "seed", "data.reader.root")  # a place says little; another one is refused later
-    kept = [chosen[k] for k in sorted(chosen) if not _within(k.removeprefix("~"), unnamed)]
+    kept = [chosen[k] for k in sorted(chosen) if not within(k.removeprefix("~"), unnamed)]
     whole, end = ",".join(kept), f"seed={seed}"
     name = re.sub(r"[^\w.,=+~@\[\]-]", "_", re.sub(r"[\s'\"]", "", whole))
     if len(name) + 1 + len(end) > LONGEST_JOB_NAME:

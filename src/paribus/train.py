@@ -32,14 +32,13 @@ def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float
         DataError: the data does not hold what the config says.
     """
     config, folder = check(cfg), Path(folder).absolute()
-    metric = config.ablation.metric if config.ablation else config.task["monitor"]
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # the others were started by DDP, beside it
     with claimed(folder) if first else nullcontext():
         known = known_result(folder, config) if first else None
         if known and known["status"] == "done":
             if not in_sweep:
                 log.info("done before: %s\n%s", _line(known), folder)
-            return known["metrics"].get(metric)
+            return known["metrics"].get(config.metric)
         record = Record(folder, config, choices()) if first else None
         try:
             found = train(config, folder, in_sweep)
@@ -55,7 +54,7 @@ def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float
             record.done(found)
     if first and not in_sweep:
         log.info("%s\n%s", _line(found), folder)
-    return found["metrics"].get(metric)
+    return found["metrics"].get(config.metric)
 
 
 def choices() -> dict[str, str]:

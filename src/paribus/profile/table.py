@@ -33,7 +33,7 @@ def page(profiles: "Sequence[Profile]", form: str) -> str:
 
 def write(profiles: "Sequence[Profile]", folder: Path) -> Path:
     """profile.md, layers.csv, networks.csv, figure.png and figure.svg, into ``folder``."""
-    from paribus.figures import layers_figure, shares_figure
+    from paribus.profile.figures import layers_figure, shares_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     parts = ["# " + ", ".join(profile.name for profile in profiles)]

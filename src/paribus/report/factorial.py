@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
-from paribus.statistics import Paired, holm, paired
+from paribus.report.statistics import Paired, holm, paired
 
 Key = tuple[str, ...]  # one value for each factor
 

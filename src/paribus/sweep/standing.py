@@ -1,31 +1,17 @@
-"""What a sweep shows: a line for each run as it ends, the time left, the best so far, the runs that failed.
+"""What a sweep shows: a line for each run as it ends, the time left, the best so far, the runs that failed."""
 
-A Hydra callback hands an ablation to the sweeper, and shows the lines under launchers that run their jobs in this
-process; paribus/launcher.py shows them itself. (Hydra calls ``on_multirun_end`` only if no job failed.)
-"""
-
-import json
-import logging
-import math
-import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig
 
-from paribus.comparison import direction
+from paribus.report.comparison import direction
 from paribus.results import Run, curves
 
 FAILED: list[str] = []  # one line each, of this process's sweep
-OURS = "hydra_plugins.paribus_launcher."
-
-log = logging.getLogger(__name__)
 
 
 def failures() -> str:
@@ -47,8 +33,9 @@ class Standing:
 
         self.total, self.since = total, time.monotonic()
         self.ended_here, self.ended_before, self.failed = 0, 0, 0
-        self.running: dict[Path, float] = {}  # since when, by the clock that files are dated with
-        self.metrics: dict[Path, str] = {}
+        self.running: dict[
+            Path, tuple[float, str]
+        ] = {}  # since when, by the clock of files; what it monitors
         self.best: tuple[float, str] | None = None
         self.console = Console(file=sys.stdout, highlight=False)
         self.live = Live("", console=self.console, auto_refresh=False, transient=True)
@@ -63,15 +50,14 @@ class Standing:
         self.live.stop()
 
     def began(self, folder: Path, config: DictConfig) -> None:
-        self.running[folder] = time.time()
-        self.metrics[folder] = config.task.monitor
+        self.running[folder] = time.time(), config.task.monitor
 
     def gave_way(self, folder: Path) -> None:
         self.running.pop(folder, None)
 
     def ended(self, folder: Path, config: DictConfig, result: JobReturn) -> None:
         """Says how a run ended, from what it wrote."""
-        began = self.running.pop(folder, None)
+        began, _ = self.running.pop(folder, (None, None))
         if result.status is JobStatus.FAILED:
             error = result._return_value
             message = (str(error).splitlines() or [""])[0]
@@ -134,77 +120,13 @@ class Standing:
 
     def _course(self, folder: Path) -> str:
         """How far a run is."""
-        metric = self.metrics[folder]
+        since, metric = self.running[folder]
         try:
             course = curves(Run(folder, {}, {})).get(metric)
         except (OSError, ValueError):  # it is being written
             course = None
         where = f"  epoch {course[-1][1] + 1}  {metric} {course[-1][2]:.4f}" if course else ""
-        return f"  {folder.name}{where}  {_clock(time.time() - self.running[folder])}"
-
-
-class Sweep(Callback):
-    """Hands the question to the sweeper; counts the runs of other launchers and says where they stand."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        FAILED.clear()
-        if config.get("ablation"):
-            try:
-                _ask(config)
-            except Exception as error:  # which Hydra would only warn of, to go on with a single run
-                sys.exit(f"error: the ablation cannot be swept: {error}")
-        HydraConfig.instance().set_config(config.copy())  # as Hydra does for jobs: `name` asks for choices
-        total = _count(config)
-        if config.get("ablation"):
-            log.info("%s (%s runs)", config.ablation.question, total or "?")
-        if not config.hydra.launcher._target_.startswith(OURS):
-            self.standing = Standing(total)
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if hasattr(self, "standing"):  # neither a single run nor a worker of another process
-            self.standing.began(Path(config.hydra.runtime.output_dir), config)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if hasattr(self, "standing"):
-            self.standing.ended(Path(config.hydra.runtime.output_dir), config, job_return)
-
-
-def _ask(config: DictConfig) -> None:
-    """Hands an ablation's factors and seeds to the sweeper: every level, times the seeds.
-
-    A key that the command line sets itself (``seed=0,1``) is the command line's: the question is
-    narrowed by it, and not multiplied.
-    """
-    given = {override.lstrip("+").partition("=")[0] for override in config.hydra.overrides.task}
-    question: Any = OmegaConf.to_container(config.ablation, resolve=True)
-    levels = {**question["factors"], "seed": question["seeds"]}
-    params = {
-        key: ",".join(written(value) for value in values)
-        for key, values in levels.items()
-        if key not in given
-    }
-    with flag_override(config, ["readonly", "struct"], [False, False]):
-        config.hydra.sweeper.params = params
-
-
-def written(value: Any) -> str:
-    """As Hydra's grammar has it: a word as it is, any other text in quotes (``normal(0.01)``)."""
-    if isinstance(value, str):
-        return value if re.fullmatch(r"[\w./-]+", value) else f"'{value}'"
-    return json.dumps(value)
-
-
-def _count(config: DictConfig) -> int | None:
-    """How many jobs a grid sweep has; None if the sweeper decides that itself."""
-    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-        return None
-    params = config.hydra.sweeper.params or {}
-    lines = [f"{key!s}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    try:
-        parsed = OverridesParser.create().parse_overrides(lines)
-    except Exception:  # choices given as glob(*) need the config loader
-        return None
-    return math.prod(len(list(o.sweep_iterator())) for o in parsed if o.is_sweep_override())
+        return f"  {folder.name}{where}  {_clock(time.time() - since)}"
 
 
 def _clock(seconds: float) -> str:

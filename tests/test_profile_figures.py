@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from paribus.figures import KINDS, layers_figure, shares_figure
+from paribus.profile.figures import KINDS, layers_figure, shares_figure
 
 
 def layer(kind, memory, parameters, macs, name="backbone.stages.0.conv"):

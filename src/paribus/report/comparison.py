@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from paribus.equality import made_differently, unequal
-from paribus.factorial import Effect, effects
+from paribus.report.equality import made_differently, unequal
+from paribus.report.factorial import Effect, effects
+from paribus.report.statistics import Mode, Paired, Summary, holm, paired, seeds_needed, summary, verdict
 from paribus.results import ABSENT, NOT_LEARNED, Run, differences, flatten, natural
-from paribus.statistics import Mode, Paired, Summary, holm, paired, seeds_needed, summary, verdict
 
 MOST_SEEDS = 100  # that anyone would be told to train
 LOWER_IS_BETTER = re.compile(r"loss|error|\bece\b|seconds|bytes|parameters|macs")

@@ -6,7 +6,7 @@ It reads the resolved configs of all runs, and the machines and packages that ma
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from paribus.results import ABSENT, NOT_LEARNED, Run, flatten
+from paribus.results import ABSENT, NOT_LEARNED, Run, flatten, within
 
 IGNORED = (*NOT_LEARNED, "seed")
 MOST = 6  # keys that are said one by one
@@ -31,8 +31,7 @@ def unequal(runs: Sequence[Run], factors: Sequence[str], label: Callable[[Run], 
     label: the words for a run's level.
     """
     flats = [
-        {key: value for key, value in flatten(run.config).items() if not _within(key, IGNORED)}
-        for run in runs
+        {key: value for key, value in flatten(run.config).items() if not within(key, IGNORED)} for run in runs
     ]
     keys = dict.fromkeys(key for flat in flats for key in flat)
     columns = {key: tuple(_comparable(flat.get(key, ABSENT)) for flat in flats) for key in keys}
@@ -40,7 +39,7 @@ def unequal(runs: Sequence[Run], factors: Sequence[str], label: Callable[[Run], 
     if "experiment" in factors:
         said = ", ".join(f"`{key}`" for key in varied)
         return [f"the levels are whole recipes, which differ in {said}."] if varied else []
-    owned = {key for key in varied if _within(key, factors)}
+    owned = {key for key in varied if within(key, factors)}
     explained = {varied[key] for key in owned} | {tuple(_comparable(run.seed) for run in runs)}
     found = []
     for key, column in varied.items():
@@ -103,7 +102,3 @@ def _word(value: Any) -> str:
     if isinstance(value, tuple):
         return str(value[1]).lower()
     return "null" if value is None else str(value)
-
-
-def _within(key: str, nodes: Sequence[str]) -> bool:
-    return any(key == node or key.startswith((f"{node}.", f"{node}/", f"{node}@")) for node in nodes)

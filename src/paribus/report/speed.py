@@ -3,8 +3,8 @@
 from statistics import median
 from typing import TYPE_CHECKING
 
-from paribus.comparison import Comparison, Level, Scale
-from paribus.figures import COLORS, GREY, PALE
+from paribus.report.comparison import Comparison, Level, Scale
+from paribus.report.figures import COLORS, GREY, PALE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

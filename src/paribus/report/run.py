@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paribus.comparison import Comparison, Scale, compare
+from paribus.report.comparison import Comparison, Scale, compare
+from paribus.report.speed import said, speed_figure, speeds
 from paribus.results import Run, find_runs, natural, write_text
-from paribus.speed import said, speed_figure, speeds
 from paribus.tables import csv_text, markdown_table
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def run(*, folder: str | Path, metric: str | None = None, output: str | Path | N
     write_text(output / "report.md", markdown(comparison))
     write_text(output / "table.csv", table_csv(comparison))
     if any(level.values for level in comparison.levels):
-        from paribus.figures import (
+        from paribus.report.figures import (
             levels_figure,
         )  # after the table is on the screen: matplotlib takes a second
 

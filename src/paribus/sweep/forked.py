@@ -1,0 +1,83 @@
+"""A run in a process that is ready at once: a fork of a server that has imported what runs import."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobStatus, run_job, setup_globals
+from omegaconf import DictConfig
+
+from paribus.config import register
+
+READY = (  # imported by the fork server
+    "torch", "torchvision", "torchmetrics", "lightning", "timm", "paribus.train", "paribus.tasks", "paribus.metrics",
+    "paribus.data.module", "paribus.examples", "paribus.confusion", "paribus.profile.complexity", "paribus.restore",
+)  # fmt: skip
+# What the processes of a group tell one another, which a run of its own must not hear.
+GROUP = (
+    *("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "GROUP_RANK"),
+    *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED"),
+)
+
+
+def server(config: DictConfig) -> Any:
+    """The fork server's context; it is started with the first run, and imports what that one needs."""
+    context = multiprocessing.get_context("forkserver")
+    ready = [*READY]
+    ready += ["albumentations"] if any(config.augmentation.values()) else []
+    ready += ["wandb"] if "Wandb" in str(config.logger.get("_target_")) else []
+    context.set_forkserver_preload(ready)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # or numpy's library would start threads there
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = threads
+    return context
+
+
+def work(task: str, config: DictConfig, share: dict[str, str], console: str, pipe: Connection) -> None:
+    """What a forked process does: the run, and a word on how it ended."""
+    os.setsid()
+    with open(console, "ab", buffering=0) as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.environ |= share
+    for key in GROUP:
+        os.environ.pop(key, None)
+    threading.Thread(target=_end_with_sweep, args=(pipe,), daemon=True).start()
+    register()
+    setup_globals()
+    from hydra._internal.callbacks import Callbacks
+    from hydra.types import HydraContext
+
+    HydraConfig.instance().set_config(config)
+    function = getattr(sys.modules["__main__"], task)
+    returned = run_job(
+        task_function=getattr(function, "__wrapped__", function),  # as it was before @hydra.main
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=HydraContext(config_loader=None, callbacks=Callbacks(config)),  # type: ignore[arg-type]
+    )
+    failed = returned.status is JobStatus.FAILED
+    error = returned._return_value if failed else None
+    said = (type(error).__name__, str(error)) if failed else None
+    pipe.send((said, None if failed else returned.return_value))
+
+
+def _end_with_sweep(pipe: Connection) -> None:
+    """Waits for the sweep's own end of the pipe to close: it was killed, and so ends this run, which keeps its
+    checkpoint."""
+    with suppress(EOFError, OSError):
+        pipe.recv()
+    os.kill(os.getpid(), signal.SIGTERM)

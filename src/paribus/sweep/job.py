@@ -1,0 +1,108 @@
+"""One run of a sweep: its config, its process, and what it came to."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from paribus.sweep.forked import GROUP, server, work
+
+
+class FailedRunError(RuntimeError):
+    """What a run ended with, in its own process."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One run of the sweep."""
+
+    overrides: list[str]
+    composed: Any = None  # from when its turn has come
+    folder: Path = Path()
+    gpu: str | None = None
+    alone: bool = False  # on several devices
+    process: Any = None
+    pipe: Any = None
+    started: float = 0.0
+    told: str | None = None  # why it was told to end
+    result: JobReturn = field(default_factory=JobReturn)
+
+    def compose(self, config: DictConfig, loader: Any, number: int) -> None:
+        self.composed = loader.load_sweep_config(config, self.overrides)
+        with open_dict(self.composed):
+            self.composed.hydra.job.id = self.composed.hydra.job.num = number
+        HydraConfig.instance().set_config(self.composed)
+        sweep = self.composed.hydra.sweep
+        self.folder = Path(str(sweep.dir), str(sweep.subdir)).absolute()
+        runtime = self.composed.hydra.runtime
+        with read_write(runtime), open_dict(runtime):
+            runtime.output_dir = str(self.folder)
+        HydraConfig.instance().set_config(self.composed)
+        plain = copy.deepcopy(self.composed)
+        with read_write(plain), open_dict(plain):
+            del plain["hydra"]
+        self.result.cfg, self.result.overrides = plain, self.overrides
+        self.result.hydra_cfg = OmegaConf.masked_copy(self.composed, ["hydra"])
+        self.result.task_name = self.composed.hydra.job.name
+        self.alone = plain.trainer.devices != 1
+
+    def start(self, task: Any, share: dict[str, str]) -> None:
+        """Begins the process: a fork, or on several devices a fresh one. share: of the environment, see Slots.take."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.started, self.told = time.monotonic(), None
+        console = self.folder / "console.log"
+        if self.alone:
+            environment = {key: value for key, value in os.environ.items() if key not in GROUP} | share
+            command = [sys.executable, sys.argv[0], *filter_overrides(self.overrides), "hydra.mode=RUN"]
+            with open(console, "a") as output:
+                self.process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdout=output,
+                    stderr=output,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            return
+        context = server(self.composed)
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=work,
+            args=(task.__name__, self.composed, share, str(console), theirs),
+            name=self.folder.name,
+        )
+        self.process.start()
+        theirs.close()
+
+    def over(self) -> bool:
+        return self.exit_code() is not None
+
+    def exit_code(self) -> int | None:
+        """As a shell has it, less than 0 for a signal; None while it runs."""
+        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
+
+    def end(self, number: int) -> None:
+        """A signal to the run alone: it ends its own workers, and keeps its checkpoint."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+    def sweep_up(self) -> None:
+        """Kills what is left of its session."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def failed(self, error: Exception) -> None:
+        self.result.status, self.result.return_value = JobStatus.FAILED, error
+
+    def done(self, value: Any) -> None:
+        self.result.status, self.result.return_value = JobStatus.COMPLETED, value
