@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,53 @@ def test_a_killed_sweep_leaves_nothing_running_and_repeated_ends_as_an_undisturb
     assert len(finished) < 3
     again = succeeded(script("train", *long, cwd=broken))
     assert again.stdout.count("done before") == len(finished)
-    expected, found = runs(whole), runs(broken)
-    for seed in (0, 1, 2):
+    the_same(runs(broken), runs(whole))
+    assert {s: runs(broken)[s].result["finished"] for s in finished} == finished
+
+
+def steps(folder: Path) -> dict[Path, int]:
+    """How many rows each run has written."""
+    return {path: len(path.read_text().splitlines()) for path in folder.glob("runs/s/*/metrics.csv")}
+
+
+def the_same(found: dict[int | None, Run], expected: dict[int | None, Run]) -> None:
+    assert found.keys() == expected.keys()
+    for seed in expected:
         assert found[seed].metrics == expected[seed].metrics
         assert curves(found[seed]) == curves(expected[seed])
-    assert {s: found[s].result["finished"] for s in finished} == finished
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_at_random_moments_until_it_is_done(tmp_path):
+    """The sweep alone or its runs with it, at any moment: what is finished stays, and is not trained again."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    long = [*SWEEP, "trainer.max_epochs=8", "trainer.log_every=1", "seed=0,1,2"]
+    succeeded(script("train", *long, cwd=whole))
+    finished, kills = dict[int | None, str](), 0
+    while len(finished) < 3:
+        sweep = start("train", *long, cwd=broken)
+        if random.random() < 0.8:  # while a run trains, and else while all is being made ready
+            now = steps(broken)
+            until(lambda sweep=sweep, now=now: steps(broken) != now or sweep.poll() is not None)
+        try:
+            sweep.communicate(timeout=random.uniform(0, 3))
+        except subprocess.TimeoutExpired:
+            with_it = pids(broken) if random.random() < 0.5 else []
+            sweep.kill()
+            for pid in with_it:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            sweep.communicate(timeout=60)
+            kills += 1
+        until(lambda: not pids(broken))
+        now = {s: run.result["finished"] for s, run in runs(broken).items() if run.status == "done"}
+        assert {seed: now[seed] for seed in finished} == finished
+        finished = now
+        assert kills < 60
+    assert kills
+    the_same(runs(broken), runs(whole))
 
 
 @pytest.mark.slow

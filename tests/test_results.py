@@ -155,7 +155,7 @@ def test_a_resumed_run_writes_no_row_twice(tmp_path):
     stopped.close()
     assert max(step for step, _, _ in read_curves(tmp_path)["train/loss"]) == 9
     resumed = MetricsFile(tmp_path / "metrics.csv")
-    resumed.truncate_after(7)
+    assert resumed.truncate_after(7) == 1  # the epoch
     resumed.append(7, 1, {"val/loss": 2 / 8})  # the checkpoint was taken before this row, which was written
     train(resumed, 8, 12)
     resumed.close()

@@ -1,5 +1,7 @@
 """Sweeps through the command line: a bad run among good ones, and the same command again."""
 
+import pytest
+
 from command_line import SMALL, script, succeeded
 from paribus.results import Run, find_runs
 
@@ -35,3 +37,29 @@ def test_an_ablation_and_its_report(tmp_path):
     report = succeeded(script("report", "ablation=normalization", cwd=tmp_path))
     assert "baseline" in report.stdout
     assert (tmp_path / "runs" / "normalization" / "report" / "figure.png").exists()
+
+
+@pytest.mark.slow
+def test_a_search_by_optuna_goes_on_where_it_was(tmp_path):
+    sweep = ["-m", "hydra/sweeper=tpe", "hydra.sweeper.n_jobs=2", *SMALL, "name=s"]
+    done = succeeded(script("train", *sweep, "hydra.sweeper.n_trials=4", cwd=tmp_path))
+    assert "[4/4]" in done.stdout
+    before = {run.path: run.result["finished"] for run in find_runs(tmp_path / "runs")}
+    assert len(before) == 4
+    rates = {run.config["optimizer"]["lr"] for run in find_runs(tmp_path / "runs")}
+    assert len(rates) == 4
+    assert all(1e-4 <= rate <= 1e-1 for rate in rates)
+    best = max(run.metrics["val/accuracy"] for run in find_runs(tmp_path / "runs"))
+    assert f"Best value: {best}" in done.stdout
+
+    more = succeeded(script("train", *sweep, "hydra.sweeper.n_trials=6", cwd=tmp_path))
+    assert more.stdout.count("done before") == 4
+    found = {run.path: run.result["finished"] for run in find_runs(tmp_path / "runs")}
+    assert len(found) == 6
+    assert before.items() <= found.items()
+
+
+def test_what_a_search_would_do_cannot_be_planned(tmp_path):
+    done = script("train", "-m", "hydra/sweeper=tpe", *SMALL, "plan=true", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "nothing can be planned" in done.stderr

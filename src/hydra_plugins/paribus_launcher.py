@@ -1,4 +1,4 @@
-"""Where Hydra looks for launchers, and nowhere else; what this one does is in paribus/launcher.py."""
+"""Where Hydra looks for launchers, and nowhere else; what this one does is in paribus/sweep/launcher.py."""
 
 from collections.abc import Sequence
 from typing import Any

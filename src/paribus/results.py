@@ -35,7 +35,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Keys that say where, how fast or how visibly a run is made, and nothing of what it learns.
 NOT_LEARNED = (
-    "name", "job", "root", "retry_failed", "experiment", "ablation", "logger", "hydra",
+    "name", "job", "root", "retry_failed", "plan", "experiment", "ablation", "logger", "hydra",
     "trainer.progress", "data.num_workers", "data.verify",
     "data.reader.source", "data.reader.archives", "data.reader.download",
 )  # fmt: skip
@@ -190,14 +190,16 @@ class MetricsFile:
         csv.writer(self._file, lineterminator="\n").writerows(rows)
         self._file.flush()
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> int:
         """Forget the rows past `step`, at which a checkpoint was taken, so that the resumed run can write
-        them anew. Rows of `step` itself stay; written again they are passed over."""
+        them anew, and return the last epoch that is left. Rows of `step` itself stay; written again they are
+        passed over."""
         self._file.close()
         kept = [row for row in _rows(self.path) if row[0] <= step]
         self._again = {(row[0], row[2]) for row in kept if row[0] == step}
         self._rewrite(kept)
         self._file = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+        return kept[-1][1] if kept else 0
 
     def close(self) -> None:
         self._file.close()

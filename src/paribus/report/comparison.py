@@ -50,6 +50,7 @@ class Comparison:
     runs: list[Run]
     warnings: list[str]
     effects: list[Effect]  # of several factors: main effects and interactions
+    spread: float | None  # standard deviation of the differences to the baseline, pooled over the levels
 
     @property
     def title(self) -> str:
@@ -154,12 +155,27 @@ def compare(runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
         runs=list(runs),
         warnings=warnings,
         effects=effects(factors, values, named),
+        spread=_spread(
+            [_differences(values[key], values[reference[key]]) for key in keys if reference[key] != key]
+        ),
     )
 
 
+def _differences(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
+    return [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
+
+
+def _spread(samples: Iterable[list[float]]) -> float | None:
+    """By their degrees of freedom; None where no level has two seeds in common with its baseline."""
+    found = [
+        (of.std**2, of.n - 1) for sample in samples if sample and (of := summary(sample)).std is not None
+    ]
+    degrees = sum(d for _, d in found)
+    return math.sqrt(sum(variance * d for variance, d in found) / degrees) if degrees else None
+
+
 def _needed(values: Mapping[int, float], baseline: Mapping[int, float]) -> int | None:
-    found = [values[seed] - baseline[seed] for seed in values.keys() & baseline.keys()]
-    of = summary(found)
+    of = summary(_differences(values, baseline))
     return seeds_needed(of.mean, of.std, most=MOST_SEEDS) if of.std is not None else None
 
 

@@ -4,19 +4,17 @@ jobs in this process; launcher.py shows them itself. (Hydra calls ``on_multirun_
 
 import json
 import logging
-import math
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from paribus.sweep.standing import FAILED, Standing
+from paribus.sweep.standing import FAILED, Standing, count
 
 OURS = "hydra_plugins.paribus_launcher."
 
@@ -34,10 +32,17 @@ class Sweep(Callback):
             except Exception as error:  # which Hydra would only warn of, to go on with a single run
                 sys.exit(f"error: the ablation cannot be swept: {error}")
         HydraConfig.instance().set_config(config.copy())  # as Hydra does for jobs: `name` asks for choices
-        total = _count(config)
+        total = count(config)
         if config.get("ablation"):
             log.info("%s (%s runs)", config.ablation.question, total or "?")
-        if not config.hydra.launcher._target_.startswith(OURS):
+        ours = config.hydra.launcher._target_.startswith(OURS)
+        if config.plan and not ours:
+            sys.exit("error: plan=true asks Paribus's own launcher: hydra/launcher=paribus")
+        if config.plan and not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            sys.exit(
+                "error: this sweeper chooses each run by what the ones before found: nothing can be planned"
+            )
+        if not ours:
             self.standing = Standing(total)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -72,16 +77,3 @@ def written(value: Any) -> str:
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w./-]+", value) else f"'{value}'"
     return json.dumps(value)
-
-
-def _count(config: DictConfig) -> int | None:
-    """How many jobs a grid sweep has; None if the sweeper decides that itself."""
-    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-        return None
-    params = config.hydra.sweeper.params or {}
-    lines = [f"{key!s}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    try:
-        parsed = OverridesParser.create().parse_overrides(lines)
-    except Exception:  # choices given as glob(*) need the config loader
-        return None
-    return math.prod(len(list(o.sweep_iterator())) for o in parsed if o.is_sweep_override())

@@ -5,16 +5,19 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus, run_job, setup_globals
 from omegaconf import DictConfig
 
 from paribus.config import register
+
+T = TypeVar("T")
 
 READY = (  # imported by the fork server
     "torch", "torchvision", "torchmetrics", "lightning", "timm", "paribus.train", "paribus.tasks", "paribus.metrics",
@@ -43,6 +46,35 @@ def server(config: DictConfig) -> Any:
         if threads is not None:
             os.environ["OMP_NUM_THREADS"] = threads
     return context
+
+
+def apart(function: Callable[..., T], *given: Any, config: DictConfig, share: dict[str, str]) -> T:
+    """What a function returns, called in a ready process with its share of the machine; what it raises, is raised."""
+    context = server(config)
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_answer, args=(function, given, share, theirs))
+    process.start()
+    theirs.close()
+    try:
+        fine, answer = mine.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"its process ended with code {process.exitcode}") from None
+    process.join()
+    if not fine:
+        raise answer
+    return answer
+
+
+def _answer(function: Callable[..., Any], given: Any, share: dict[str, str], pipe: Connection) -> None:
+    os.environ |= share
+    register()
+    try:
+        pipe.send((True, function(*given)))
+    except Exception as error:
+        pipe.send(
+            (False, type(error)(str(error)) if isinstance(error, ValueError) else RuntimeError(repr(error)))
+        )
 
 
 def work(task: str, config: DictConfig, share: dict[str, str], console: str, pipe: Connection) -> None:

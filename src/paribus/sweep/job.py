@@ -15,6 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from paribus.checks import check
+from paribus.config import TrainConfig
+from paribus.record import known_result
 from paribus.sweep.forked import GROUP, server, work
 
 
@@ -27,6 +30,7 @@ class Job:
     """One run of the sweep."""
 
     overrides: list[str]
+    number: int = 0
     composed: Any = None  # from when its turn has come
     folder: Path = Path()
     gpu: str | None = None
@@ -35,12 +39,13 @@ class Job:
     pipe: Any = None
     started: float = 0.0
     told: str | None = None  # why it was told to end
+    refused: bool = False  # its config, or that its folder holds another
     result: JobReturn = field(default_factory=JobReturn)
 
-    def compose(self, config: DictConfig, loader: Any, number: int) -> None:
+    def compose(self, config: DictConfig, loader: Any) -> None:
         self.composed = loader.load_sweep_config(config, self.overrides)
         with open_dict(self.composed):
-            self.composed.hydra.job.id = self.composed.hydra.job.num = number
+            self.composed.hydra.job.id = self.composed.hydra.job.num = self.number
         HydraConfig.instance().set_config(self.composed)
         sweep = self.composed.hydra.sweep
         self.folder = Path(str(sweep.dir), str(sweep.subdir)).absolute()
@@ -55,6 +60,30 @@ class Job:
         self.result.hydra_cfg = OmegaConf.masked_copy(self.composed, ["hydra"])
         self.result.task_name = self.composed.hydra.job.name
         self.alone = plain.trainer.devices != 1
+
+    @property
+    def level(self) -> str:
+        """The name of its folder, without the seed."""
+        return self.folder.name.rpartition("seed=")[0].rstrip(",") or "as it is"
+
+    def settle(self) -> TrainConfig | None:
+        """The run's config; None where there is nothing to do: it is done, given up, or its config is refused."""
+        HydraConfig.instance().set_config(self.composed)
+        try:
+            typed = check(self.result.cfg)  # type: ignore[arg-type]
+            known = known_result(self.folder, typed) or {}
+        except ValueError as error:
+            self.refused = True
+            self.failed(error)
+            return None
+        if known.get("status") == "done":
+            self.done(known["metrics"].get(typed.metric))
+            return None
+        if known.get("status") == "failed" and not typed.retry_failed:
+            said = known["error"]
+            self.failed(FailedRunError(f"{said['type']}: {said['message']} (before; retry_failed=false)"))
+            return None
+        return typed
 
     def start(self, task: Any, share: dict[str, str]) -> None:
         """Begins the process: a fork, or on several devices a fresh one. share: of the environment, see Slots.take."""

@@ -14,16 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from omegaconf import DictConfig
 
-from paribus.checks import check
-from paribus.config import LauncherConfig, TrainConfig
-from paribus.record import BusyError, busy, gave_up, known_result
+from paribus.config import LauncherConfig
+from paribus.record import BusyError, busy, gave_up
 from paribus.sweep.job import FailedRunError, Job
+from paribus.sweep.plan import plan
 from paribus.sweep.slots import Slots
-from paribus.sweep.standing import Standing
+from paribus.sweep.standing import Standing, count
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +45,15 @@ def launch(
     """
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    jobs = [Job(list(overrides)) for overrides in job_overrides]
-    numbers = {job: first + i for i, job in enumerate(jobs)}
+    jobs = [Job(list(overrides), first + i) for i, overrides in enumerate(job_overrides)]
+    if config.plan:
+        for job in jobs:
+            job.compose(config, loader)
+        plan(jobs, keys)
+        return [job.result for job in jobs]
     ahead, running = [*jobs], list[Job]()
     slots: Slots | None = None
-    with Standing(len(jobs)) as standing, _signals():
+    with Standing(count(config), first) as standing, _signals():
         try:
             while ahead or running:
                 for job in [job for job in running if job.over()]:
@@ -66,12 +69,12 @@ def launch(
                     if slots is not None and not slots.free:
                         break
                     if job.composed is None:
-                        job.compose(config, loader, numbers[job])
+                        job.compose(config, loader)
                     if busy(job.folder):  # made by another process
                         continue
                     if slots is not None and not slots.have_room(job):
                         continue
-                    typed = _to_do(job)
+                    typed = job.settle()
                     if typed is None:
                         ahead.remove(job)
                         standing.ended(job.folder, job.composed, job.result)
@@ -96,25 +99,6 @@ def launch(
     return [job.result for job in jobs]
 
 
-def _to_do(job: Job) -> TrainConfig | None:
-    """The run's config; None where there is nothing to do: it is done, given up, or its config is refused."""
-    HydraConfig.instance().set_config(job.composed)
-    try:
-        typed = check(job.result.cfg)  # type: ignore[arg-type]
-        known = known_result(job.folder, typed) or {}
-    except ValueError as error:
-        job.failed(error)
-        return None
-    if known.get("status") == "done":
-        job.done(known["metrics"].get(typed.metric))
-        return None
-    if known.get("status") == "failed" and not typed.retry_failed:
-        said = known["error"]
-        job.failed(FailedRunError(f"{said['type']}: {said['message']} (before; retry_failed=false)"))
-        return None
-    return typed
-
-
 def _concluded(job: Job) -> bool:
     """Takes down how a run ended; false if another process had it, and it must be looked at again."""
     said: Any = None
@@ -132,7 +116,7 @@ def _concluded(job: Job) -> bool:
             return False
         job.failed(FailedRunError(f"{kind}: {message}"))
     elif job.alone and code == 0:
-        if _to_do(job) is not None:
+        if job.settle() is not None:
             job.failed(
                 FailedRunError(f"its process ended without a result; see {job.folder / 'console.log'}")
             )

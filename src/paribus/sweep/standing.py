@@ -1,10 +1,12 @@
 """What a sweep shows: a line for each run as it ends, the time left, the best so far, the runs that failed."""
 
+import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
@@ -24,15 +26,15 @@ def failures() -> str:
 class Standing:
     """Where a sweep stands: a line for each run that ends, and on a terminal below them one that moves.
 
-    total: runs of the sweep; None if the sweeper decides that as it goes.
+    total: runs of the sweep; None if the sweeper decides that as it goes. first: those of earlier batches.
     """
 
-    def __init__(self, total: int | None):
+    def __init__(self, total: int | None, first: int = 0):
         from rich.console import Console
         from rich.live import Live
 
         self.total, self.since = total, time.monotonic()
-        self.ended_here, self.ended_before, self.failed = 0, 0, 0
+        self.ended_here, self.ended_before, self.failed = 0, first, 0
         self.running: dict[
             Path, tuple[float, str]
         ] = {}  # since when, by the clock of files; what it monitors
@@ -97,7 +99,7 @@ class Standing:
         if not self.total or not self.ended_here or done >= self.total:
             return ""
         seconds = (time.monotonic() - self.since) / self.ended_here * (self.total - done)
-        return f"{_clock(seconds)} left"
+        return f"{clock(seconds)} left"
 
     def moved(self, now: bool = False) -> None:
         """Draws the moving line anew, at most once a second."""
@@ -126,9 +128,23 @@ class Standing:
         except (OSError, ValueError):  # it is being written
             course = None
         where = f"  epoch {course[-1][1] + 1}  {metric} {course[-1][2]:.4f}" if course else ""
-        return f"  {folder.name}{where}  {_clock(time.time() - since)}"
+        return f"  {folder.name}{where}  {clock(time.time() - since)}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds: 0:05, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def count(config: DictConfig) -> int | None:
+    """How many runs a sweep has; None if the sweeper decides that itself."""
+    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+        return config.hydra.sweeper.get("n_trials")
+    params = config.hydra.sweeper.params or {}
+    lines = [f"{key!s}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    try:
+        parsed = OverridesParser.create().parse_overrides(lines)
+    except Exception:  # choices given as glob(*) need the config loader
+        return None
+    return math.prod(len(list(o.sweep_iterator())) for o in parsed if o.is_sweep_override())
