@@ -13,10 +13,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # Threads that outnumber the free cores spin: 5 to 35 times slower. Runs set their own (trainer.threads).
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-all test-oldest lint format report lock clean
+.PHONY: help setup demo test test-all test-oldest lint format report ablations pretrained results reproduce lock clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/; s/%/<name>/' | expand -t 18
 
 setup: $(READY) ## The environment, which every other target makes by itself
 
@@ -28,9 +28,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: $(READY) ## Does normalization help? 15 runs on the embedded digits, the table, a picture (2 minutes)
-	$(BIN)/python scripts/train.py ablation=normalization
-	$(BIN)/python scripts/report.py ablation=normalization
+demo: ablation-normalization ## Does normalization help? 15 runs on the embedded digits, the report (2 minutes)
 
 test: $(READY) ## The tests, under 10 minutes on 2 cores
 	$(TESTS) -m "not slow" -n 2 --dist worksteal
@@ -53,8 +51,28 @@ format: $(READY) ## Format and sort
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-report: $(READY) ## The table of an ablation again: make report ABLATION=normalization
-	$(BIN)/python scripts/report.py ablation=$(or $(ABLATION),normalization)
+# A question, ready to be asked again: what is done is found, and only the rest is made.
+ablation-%: $(READY) ## A question of conf/ablation, its runs and its report: make ablation-depth [ARGS="seed=0,1"]
+	$(BIN)/python scripts/train.py ablation=$* $(ARGS)
+	$(BIN)/python scripts/report.py ablation=$*
+
+ablation-pretraining: pretrained
+
+pretrained: $(READY)
+	$(BIN)/python scripts/train.py experiment=digit_scenes_convnet
+
+ablations: $(addprefix ablation-,$(basename $(notdir $(wildcard conf/ablation/*.yaml)))) ## All questions, small; hours on 2 cores
+
+report: $(READY) ## The report of an ablation again, or with no ABLATION= the index of all runs
+	$(BIN)/python scripts/report.py $(if $(ABLATION),ablation=$(ABLATION))
+
+TABLES := $(notdir $(patsubst %/,%,$(wildcard results/*/)))
+
+reproduce: $(addprefix ablation-,$(TABLES)) ## What results/ claims, made again and held against it
+	$(BIN)/python scripts/report.py against=results
+
+results: $(READY) ## The tables of results/ anew, from the runs that are there
+	set -e; for name in $(TABLES); do $(BIN)/python scripts/report.py ablation=$$name output=results/$$name; done
 
 lock: ## requirements.lock anew: the newest packages that pyproject.toml admits, with hashes
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

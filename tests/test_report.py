@@ -11,8 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from made_runs import SCORES, make_ablation, make_run
 from paribus.report import run as report
 from paribus.report.comparison import compare
-from paribus.report.figures import levels_figure
+from paribus.report.figures import levels_figure, narrow_levels_figure
+from paribus.report.markdown import markdown
+from paribus.report.sections import sections
+from paribus.report.sentences import answer, failures, notes
 from paribus.report.statistics import seeds_needed
+from paribus.report.table import table_csv, table_tex
 from paribus.results import find_runs
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +38,7 @@ comparisons.
 
 9 runs: 9 done.
 
-Picture: runs/norm/report/figure.png"""
+Report: runs/norm/report/report.html"""
 
 PARTIAL = """
 Does normalization help?
@@ -63,12 +67,14 @@ instance differs from batch alike in every seed: no spread for a t test.
 failed: backbone.norm=layer,seed=1: RuntimeError: out of [red]memory[/]
 failed: backbone.norm=layer,seed=2: RuntimeError: out of [red]memory[/]
 
-Picture: runs/norm/report/figure.png"""
+Report: runs/norm/report/report.html"""
 
 MARKDOWN = """\
 # Does normalization help?
 
 Source of the question: Wu and He 2018
+
+Worse than batch: none (-29.0). No difference to batch shown: group (+0.0). The best mean: batch, 91.0 ± 2.5 %.
 
 | backbone.norm | n | test/accuracy % | std % | difference points | p | verdict |
 | :-- | --: | --: | --: | --: | --: | :-- |
@@ -79,9 +85,14 @@ Source of the question: Wu and He 2018
 n: seeds. ±: 95 % t interval over seeds. Difference to batch, paired by seed, in percentage points; \
 higher is better. p: paired t test, Holm-corrected for 2 comparisons.
 
-![Every seed, mean and interval](figure.png)
+![test/accuracy of every seed, with mean and interval, by level: none, batch, group.](figure.png)
 
 - 9 runs: 9 done.
+
+## All else equal?
+
+Yes: the resolved configs of the 9 runs differ in backbone.norm, in what follows from it, and in the seed; in \
+nothing else that is learned.
 
 ## Every seed: test/accuracy, %
 
@@ -91,7 +102,36 @@ higher is better. p: paired t test, Holm-corrected for 2 comparisons.
 | batch | 90.0 | 91.0 | 92.0 |
 | group | 90.5 | 90.0 | 92.5 |
 
-Made with commit 0123456789 with changes; lightning 2.6.6, torch 2.15.0; cpu; 4.5 minutes of training.
+## How it was made
+
+| of the finished runs | value |
+| :-- | :-- |
+| commit | 0123456789 with changes |
+| versions | torch 2.15.0, lightning 2.6.6, timm 1.0.31 |
+| device | cpu |
+| made | 2025-01-01 |
+| training, in all | 4.5 minutes |
+
+```sh
+python scripts/train.py ablation=norm
+python scripts/report.py ablation=norm
+```
+"""
+
+TEX = r"""% \usepackage{booktabs}
+% Does normalization help?
+% n: seeds. $\pm$: 95 \% t interval over seeds. Difference to batch, paired by seed, in percentage
+% points; higher is better. p: paired t test, Holm-corrected for 2 comparisons.
+\begin{tabular}{@{}lrrrrrl@{}}
+\toprule
+backbone.norm & n & test/accuracy & std & difference & p & verdict \\
+ &  & \% & \% & points &  &  \\
+\midrule
+none & 3 & 62.0 $\pm$ 5.0 & 2.0 & $-$29.0 $\pm$ 2.5 & $<$ 0.001 & worse \\
+batch & 3 & 91.0 $\pm$ 2.5 & 1.0 &  &  & baseline, best mean \\
+group\_16 & 3 & 91.0 $\pm$ 3.3 & 1.3 & +0.0 $\pm$ 2.2 & 1.000 & no difference shown \\
+\bottomrule
+\end{tabular}
 """
 
 
@@ -137,9 +177,11 @@ def test_of_many_failures_five_are_shown(tmp_path):
     root = make_ablation(
         tmp_path / "norm", {"batch": [0.5] * 9}, status="failed", error={"type": "E", "message": ""}
     )
-    failed = [line for line in report.notes(compare(find_runs(root))) if line.startswith("failed")]
+    comparison = compare(find_runs(root))
+    failed = [line for line in notes(comparison) if line.startswith("failed")]
     assert failed[0] == "failed: backbone.norm=batch,seed=0: E: no message"
     assert (len(failed), failed[-1]) == (6, "failed: and 4 more.")
+    assert len(failures(comparison, most=None)) == 9
 
 
 def test_with_one_seed_it_says_that_there_is_no_interval(here, capsys):
@@ -167,20 +209,43 @@ def test_while_nothing_is_finished_there_is_a_table_and_no_picture(here, capsys)
     root = make_ablation(Path("runs/norm"), status="running")
     text = printed(capsys, root)
     assert "9 runs: 9 running." in text
-    assert "No run is finished yet: no picture." in text
-    assert sorted(os.listdir(root / "report")) == ["report.md", "table.csv"]
+    assert "No run is finished yet: no picture of the levels." in text
+    assert sorted(os.listdir(root / "report")) == ["report.html", "report.md", "table.csv", "table.tex"]
     assert "batch" in text
 
 
 def test_markdown(tmp_path):
     versions = {"torch": "2.15.0", "lightning": "2.6.6", "timm": "1.0.31"}
     more = {"device": "cpu", "seconds": 30, "commit": "0123456789abc", "dirty": True, "versions": versions}
-    assert report.markdown(compare(find_runs(make_ablation(tmp_path / "norm", **more)))) == MARKDOWN
+    more |= {"command": "python scripts/train.py ablation=norm"}
+    comparison = compare(find_runs(make_ablation(tmp_path / "norm", **more)))
+    parts = sections(comparison, report.pictures(comparison), "python scripts/report.py ablation=norm")
+    assert markdown(comparison.title, comparison.source, parts) == MARKDOWN
+
+
+def test_latex(tmp_path):
+    scores = {"none": SCORES["none"], "batch": SCORES["batch"], "group_16": SCORES["group"]}
+    assert table_tex(compare(find_runs(make_ablation(tmp_path / "norm", scores)))) == TEX
+
+
+def test_the_answer_in_words(tmp_path):
+    found = compare(find_runs(make_ablation(tmp_path / "norm")))
+    assert answer(found) == [
+        "Worse than batch: none (-29.0).",
+        "No difference to batch shown: group (+0.0).",
+        "The best mean: batch, 91.0 ± 2.5 %.",
+    ]
+    scores = {
+        f"level {i}": [score + 0.1 * i + 0.01 * seed * i for seed, score in enumerate([0.1, 0.11, 0.12])]
+        for i in range(1, 7)
+    }
+    found = compare(find_runs(make_ablation(tmp_path / "more", scores | {"batch": [0.1, 0.11, 0.12]})))
+    assert answer(found)[0] == "Better than batch: 6 of 6 levels."
 
 
 def test_csv_has_every_number_in_full(tmp_path):
     comparison = compare(find_runs(make_ablation(tmp_path / "norm")))
-    none, batch, group = csv.DictReader(io.StringIO(report.table_csv(comparison)))
+    none, batch, group = csv.DictReader(io.StringIO(table_csv(comparison)))
     level = comparison.levels[0]
     assert none["backbone.norm"] == "none"
     assert none["verdict"] == "worse"
@@ -198,11 +263,15 @@ def test_csv_has_every_number_in_full(tmp_path):
 
 def test_the_files_go_where_they_are_wanted_and_are_the_same_each_time(here):
     root = make_ablation(Path("runs/norm"))
-    names = ["figure.png", "figure.svg", "report.md", "table.csv"]
+    names = ["figure.png", "figure.svg", "report.html", "report.md", "table.csv", "table.tex"]
     assert report.run(folder=root) == root / "report"
     assert report.run(folder=root, output="elsewhere/deep") == Path("elsewhere/deep")
     for name in names:
         assert (root / "report" / name).read_bytes() == Path("elsewhere/deep", name).read_bytes()
+    again = script("ablation=norm", "output=again")  # another process, with other hashes
+    assert again.returncode == 0, again.stderr
+    for name in names:
+        assert (root / "report" / name).read_bytes() == Path("again", name).read_bytes(), name
     assert sorted(os.listdir(root / "report")) == names
 
 
@@ -227,6 +296,19 @@ def test_the_picture_shows_every_seed_and_the_words(tmp_path):
         box = text.get_window_extent(renderer)
         assert page.x0 <= box.x0 < box.x1 <= page.x1 or not text.get_text(), text
         assert page.y0 <= box.y0 < box.y1 <= page.y1 or not text.get_text(), text
+
+
+def test_no_label_is_cut_off_however_long(tmp_path):
+    scores = SCORES | {"a level whose name is longer than a page is broad, and goes on": [0.5, 0.6]}
+    comparison = compare(find_runs(make_ablation(tmp_path / "norm", scores)))
+    for figure in (levels_figure(comparison), narrow_levels_figure(comparison)):
+        (axes,) = figure.axes
+        page, renderer = figure.bbox, FigureCanvasAgg(figure).get_renderer()
+        texts = [*axes.texts, *axes.get_yticklabels()]
+        assert sum(text.get_text().startswith("a level whose name") for text in texts) == 1
+        for text in texts:
+            box = text.get_window_extent(renderer)
+            assert page.x0 <= box.x0 < box.x1 <= page.x1 or not text.get_text(), text
 
 
 def test_percentages_end_at_a_hundred(tmp_path):
@@ -260,7 +342,7 @@ def test_the_command(here):
     done = script("ablation=norm")
     assert (done.returncode, done.stderr) == (0, "")
     assert "group          3     91.0 ± 3.3  1.3   +0.0 ± 2.2    1.000  no difference shown" in done.stdout
-    assert done.stdout.endswith("Picture: runs/norm/report/figure.png\n")
+    assert done.stdout.endswith("Report: runs/norm/report/report.html\n")
     assert sorted(os.listdir()) == ["runs"]  # no folders of Hydra's
     loss = script("runs=runs/norm", "metric=test/loss", "output=loss")
     assert "lower is better" in loss.stdout
@@ -272,7 +354,12 @@ def test_the_commands_errors_are_one_message(here):
     for arguments, message in (
         (["ablation=nrm"], "runs/nrm does not exist; did you mean runs/norm?"),
         (["ablation=norm", "metric=test/acuracy"], "did you mean `metric=test/accuracy`?"),
-        ([], "say `ablation=<name>` or `runs=<folder>`. In runs there are: norm"),
+        (
+            ["metric=test/loss"],
+            "metric=test/loss: of which runs? Say `ablation=<name>` or `runs=<folder>` too",
+        ),
+        (["ablation=norm", "runs=runs"], "say `ablation=<name>` or `runs=<folder>`. In runs there are: norm"),
+        (["root=empty"], "say `ablation=<name>` or `runs=<folder>`; there are no runs in empty yet"),
         (["rus=x"], "rus"),
     ):
         failed = script(*arguments)
@@ -300,7 +387,7 @@ def test_help_names_the_question():
 def test_what_is_not_shown_says_how_many_seeds_would_show_it(tmp_path):
     scores = {"batch": [0.90, 0.91, 0.92], "group": [0.91, 0.905, 0.93]}
     found = compare(find_runs(make_ablation(tmp_path / "norm", scores)))
-    (said,) = (note for note in report.notes(found) if "would show" in note)
+    (said,) = (note for note in notes(found) if "would show" in note)
     assert said == "group: 26 seeds would show a difference of +0.5, if it is one, four times in five."
     assert seeds_needed(0.005, 0.015 / 3**0.5) == 26
 
@@ -320,7 +407,7 @@ def test_several_factors_are_told_apart_and_together(tmp_path):
                 config={"backbone": {"depth": depth, "shortcut": shortcut}, "ablation": node},
                 factors={"backbone.depth": depth, "backbone.shortcut": shortcut},
             )  # fmt: skip
-    said = "\n".join(report.notes(compare(find_runs(tmp_path))))
+    said = "\n".join(notes(compare(find_runs(tmp_path))))
     assert "depth 56 against 20, over the other factors: -17.40 ± 0.25, p < 0.001." in said
     assert "depth 56 with shortcut A: +45.00 beyond what the two add up to." in said
     assert "p of these 3 effects: paired t tests, Holm-corrected." in said

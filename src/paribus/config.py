@@ -129,6 +129,7 @@ class TrainConfig:
     root: str = "runs"
     test: bool = True
     retry_failed: bool = True
+    plan: bool = False
     data: dict[str, Any] = field(default_factory=dict)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     backbone: dict[str, Any] = field(default_factory=dict)
@@ -185,6 +186,17 @@ class ReportConfig:
     root: str = "runs"
     metric: str | None = None  # a name in result.json; default: the ablation's
     output: str | None = None  # default: `report` inside the folder
+    against: str | None = None  # a folder of tables that these runs should make again
+
+
+@dataclass
+class DashboardConfig:
+    name: str | None = None  # an ablation: of <root>/<name>
+    runs: str | None = None  # or any folder of runs
+    root: str = "runs"
+    metric: str | None = None  # a name in result.json; default: the ablation's
+    entity: str | None = None  # at W&B; default: the runs', else the user's own
+    project: str | None = None  # default: the runs'
 
 
 @dataclass
@@ -233,10 +245,14 @@ class ConvertConfig:
 def register() -> None:
     """Makes the schemas and the resolvers known to Hydra. Called before composing."""
     store = ConfigStore.instance()
-    roots = (TrainConfig, EvaluateConfig, PredictConfig, ReportConfig, ProfileConfig, ConvertConfig)
+    roots = (
+        *(TrainConfig, EvaluateConfig, PredictConfig, ReportConfig, DashboardConfig),
+        *(ProfileConfig, ConvertConfig),
+    )
     for schema in roots:
         store.store(name=schema.__name__.replace("Config", "_schema").lower(), node=schema)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+    OmegaConf.register_new_resolver("direction", lambda mode: f"{mode}imize", replace=True)
 
 
 # --- building --------------------------------------------------------------------------------------

@@ -84,10 +84,12 @@ def known_result(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
 
 
 class Record:
-    """Writes config.yaml and result.json: ``running`` now, and at the end how it ended."""
+    """Writes config.yaml and result.json: ``running`` now, and at the end how it ended and after how many seconds."""
 
     def __init__(self, folder: Path, config: TrainConfig, choices: dict[str, str]):
         self.path, self.start = folder / "result.json", time.perf_counter()
+        before = results.read_json(self.path) if self.path.is_file() else {}
+        self.before = before.get("seconds", 0.0) if before.get("status") == "interrupted" else 0.0
         factors = {}
         if config.ablation:
             flat = results.flatten(asdict(config))
@@ -121,6 +123,8 @@ class Record:
         )
 
     def _end(self, status: str, found: dict[str, Any]) -> None:
-        seconds = {"seconds": time.perf_counter() - self.start}
-        self.result |= {"status": status, "finished": results.utc_now(), **seconds, **found}
+        seconds = {
+            "seconds": self.before + time.perf_counter() - self.start
+        }  # of all that was interrupted too
+        self.result |= {"status": status, "finished": results.utc_now(), **found, **seconds}
         results.write_json(self.path, self.result)

@@ -33,7 +33,7 @@ class Level:
     p: float | None  # of the paired t test, Holm-corrected over the levels
     verdict: str  # "baseline", statistics.verdict's words, or empty
     needed: int | None  # seeds that would show the difference seen, if it is true; None: shown, or too many
-    speeds: dict[int, float]  # judged images a second of each finished run, see callbacks.JudgingSpeed
+    runs: dict[int, Run]  # by seed
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,8 @@ def compare(runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
         held, cell = values[key], cells.get(key, {})
         lacking = {seed: _why_not(cell.get(seed)) for seed in seeds if seed not in held}
         of = summary(list(held.values())) if held else None
-        rates = {
-            seed: rate
-            for seed, run in sorted(cell.items())
-            if run.status == "done" and (rate := run.result.get("judged_images_per_second"))
-        }
         needed = _needed(held, values[reference[key]]) if said == "no difference shown" else None
-        levels.append(Level(key, _label(factors, key), held, lacking, of, pair, p, said, needed, rates))
+        levels.append(Level(key, _label(factors, key), held, lacking, of, pair, p, said, needed, cell))
     return Comparison(
         question=ablation.get("question"),
         source=ablation.get("source"),
@@ -156,7 +151,11 @@ def compare(runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
         warnings=warnings,
         effects=effects(factors, values, named),
         spread=_spread(
-            [_differences(values[key], values[reference[key]]) for key in keys if reference[key] != key]
+            [
+                _differences(values[key], values.get(reference[key], {}))
+                for key in keys
+                if reference[key] != key
+            ]
         ),
     )
 

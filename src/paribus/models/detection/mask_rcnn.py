@@ -7,11 +7,10 @@ from torch import Tensor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import maskrcnn_inference, maskrcnn_loss, paste_masks_in_image
 
-from paribus.models.backbones import Backbone
-from paribus.models.detection.box_head import RegionPool, RoI
+from paribus.models.detection.box_head import RegionPool
 from paribus.models.detection.detector import Seen, Target, need_positive
 from paribus.models.detection.faster_rcnn import FasterRCNN, proposed
-from paribus.models.detection.fpn import Neck, image_list
+from paribus.models.detection.fpn import image_list
 
 
 class MaskRCNN(FasterRCNN):
@@ -24,50 +23,11 @@ class MaskRCNN(FasterRCNN):
     mask_channels: of the mask head's four convolutions. Its boxes are aligned, whatever `roi` is.
     """
 
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        num_classes: int,
-        pyramid_channels: int = 256,
-        neck: Neck = "fpn",
-        levels: list[int] | None = None,
-        anchor_scale: float = 8.0,
-        anchors_per_octave: int = 1,
-        anchor_ratios: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0),
-        roi: RoI = "align",
-        box_channels: int = 1024,
-        mask_channels: int = 256,
-        num_proposals: int = 200,
-        candidates: int = 400,
-        rpn_batch: int = 64,
-        box_batch: int = 64,
-        score_thresh: float = 0.05,
-        nms_thresh: float = 0.5,
-        detections_per_img: int = 100,
-    ):
+    def __init__(self, *, num_classes: int, mask_channels: int = 256, **keys: Any):
         need_positive(mask_channels=mask_channels)
-        super().__init__(
-            backbone=backbone,
-            num_classes=num_classes,
-            pyramid_channels=pyramid_channels,
-            neck=neck,
-            levels=levels,
-            anchor_scale=anchor_scale,
-            anchors_per_octave=anchors_per_octave,
-            anchor_ratios=anchor_ratios,
-            roi=roi,
-            box_channels=box_channels,
-            num_proposals=num_proposals,
-            candidates=candidates,
-            rpn_batch=rpn_batch,
-            box_batch=box_batch,
-            score_thresh=score_thresh,
-            nms_thresh=nms_thresh,
-            detections_per_img=detections_per_img,
-        )
+        super().__init__(num_classes=num_classes, **keys)
         self.mask_pool = RegionPool(strides=self.pyramid.own, resolution=14)
-        self.mask_head = MaskRCNNHeads(pyramid_channels, (mask_channels,) * 4, 1)
+        self.mask_head = MaskRCNNHeads(self.pyramid.out_channels, (mask_channels,) * 4, 1)
         self.mask_predictor = MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1)
 
     def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
