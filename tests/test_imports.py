@@ -61,7 +61,18 @@ def test_rooms_keep_apart(path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("config", "checks", "origins", "door", "results", "signatures", "record", "device", "report/run"),
+        *(
+            "config",
+            "checks",
+            "origins",
+            "door",
+            "results",
+            "signatures",
+            "record",
+            "device",
+            "report/run",
+            "dashboard",
+        ),
         *(f"sweep/{file.stem}" for file in sorted((SOURCE / "sweep").glob("*.py"))),
     ],
 )

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ import wandb_files
 from paribus import loggers
 from paribus.loggers import TensorBoard, WandB
 from paribus.pictures import Example
+from paribus.results import write_json
+from wandb_server import apart
 
 CONFIG = {
     "name": "norms",
@@ -29,11 +30,7 @@ FOUND = {
 
 @pytest.fixture(autouse=True)
 def nobody_is_logged_in(tmp_path, monkeypatch):
-    for key in [key for key in os.environ if key.startswith("WANDB_")]:
-        monkeypatch.delenv(key)
-    for key in ("DIR", "CACHE_DIR", "DATA_DIR", "CONFIG_DIR"):
-        monkeypatch.setenv(f"WANDB_{key}", str(tmp_path / "wandb_of_the_machine"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    apart(monkeypatch, tmp_path)
     yield
     if "wandb" in sys.modules:
         import wandb
@@ -93,6 +90,41 @@ def test_wandb_offline_holds_config_curves_summary_and_tables(tmp_path):
         "columns": ["class", "accuracy"],
         "data": [["cat", 1.0], ["dog", 0.25]],
     }
+
+
+def test_the_choice_of_a_config_group_is_a_field_beside_the_group(tmp_path):
+    """It is in result.json alone; and what is no plain value is a field of words."""
+    factors = {"optimizer": "adam", "data.reader.size": 8, "model.widths": [8, 16], "trainer.ema": None}
+    write_json(tmp_path / "result.json", {"status": "running", "factors": factors})
+    config = {"name": "a", "seed": 0, "optimizer": {"lr": 0.1}, "trainer": {"ema": None}}
+    logger = WandB(folder=str(tmp_path), config=config)
+    logger.log_metrics({"train/loss": 2.0}, 50)
+    logger.finish("success")
+    (run,) = stored(tmp_path)
+    fields = {
+        "optimizer_choice": "adam",
+        "data_reader_size": 8,
+        "model_widths": "[8, 16]",
+        "trainer_ema": "null",
+    }
+    assert run["config"] == config | fields
+    assert run["config"]["optimizer"] == {"lr": 0.1}
+
+
+def test_a_killed_run_is_on_the_disk_within_seconds(tmp_path):
+    """Of W&B's own accord, within 15."""
+    import wandb
+
+    if "x_transaction_log_flush_interval" not in wandb.Settings.model_fields:
+        pytest.skip("this release of W&B writes when a block is full")
+    logger = wandb_logger(tmp_path)
+    logger.log_metrics({"train/loss": 2.0}, 50)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    end = time.monotonic() + 8
+    while not wandb_files.run(file)["history"]:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    logger.finish("failed")
 
 
 def test_every_row_has_its_own_step_also_when_training_went_back(tmp_path):

@@ -85,7 +85,7 @@ Worse than batch: none (-29.0). No difference to batch shown: group (+0.0). The 
 n: seeds. ±: 95 % t interval over seeds. Difference to batch, paired by seed, in percentage points; \
 higher is better. p: paired t test, Holm-corrected for 2 comparisons.
 
-![test/accuracy of every seed, with mean and interval, by level: none, batch, group.](figure.png)
+![test/accuracy of every seed, with mean and interval, by level: none, batch, group.](figure.svg)
 
 - 9 runs: 9 done.
 

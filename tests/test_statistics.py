@@ -1,9 +1,14 @@
+"""Statistics by hand, against scipy and brute force, and by simulation: they err as often as they say."""
+
 import itertools
+import math
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from paribus.report.factorial import effects
+from paribus.report.images import OF_PIXELS
 from paribus.report.statistics import (
     Paired,
     Summary,
@@ -16,6 +21,7 @@ from paribus.report.statistics import (
     summary,
     verdict,
 )
+from paribus.report.test_set import draws, interval, mcnemar
 
 
 def by_seed(values):
@@ -122,36 +128,7 @@ def test_verdicts(difference, p, mode, said):
     assert verdict(difference, p, mode) == said
 
 
-@pytest.mark.parametrize("n", [3, 5])
-def test_the_interval_covers_the_mean_as_often_as_it_says_and_the_bootstrap_does_not(n):
-    generator = np.random.default_rng(0)
-    samples = generator.normal(size=(4000, n))
-    found = [summary(list(sample)) for sample in samples]
-    assert np.mean([abs(s.mean) <= s.half for s in found]) == pytest.approx(0.95, abs=0.01)
-    means = samples[:, generator.integers(0, n, (300, n))].mean(2)
-    low, high = np.quantile(means, [0.025, 0.975], axis=1)
-    assert np.mean((low <= 0) & (high >= 0)) < 0.86
-
-
-def test_no_effect_is_called_one_in_one_family_of_twenty():
-    generator = np.random.default_rng(1)
-    wrong = 0
-    for _ in range(1500):
-        base = by_seed(generator.normal(size=4))
-        ps = holm([paired(by_seed(generator.normal(size=4)), base).p for _ in range(3)])
-        wrong += any(verdict(1.0, p) != "no difference shown" for p in ps)
-    assert 0.02 < wrong / 1500 < 0.06
-
-
 # --- how many seeds --------------------------------------------------------------------------------
-
-
-def test_the_power_of_the_paired_t_test_is_what_simulation_finds():
-    draw = np.random.default_rng(0)
-    for effect, n in ((0.8, 5), (2.0, 3), (0.5, 20)):
-        differences = draw.normal(effect, 1, (4000, n))
-        seen = (scipy.stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.05).mean()
-        assert power(effect, n) == pytest.approx(seen, abs=0.03)
 
 
 def test_power_by_a_published_table():
@@ -176,3 +153,199 @@ def test_what_is_detectable_needs_the_seeds_there_are():
         smallest = detectable(0.04, n)
         assert power(smallest / 0.04, n) == pytest.approx(0.8, abs=1e-6)
     assert detectable(0.04, 1) is None
+
+
+# --- by simulation ---------------------------------------------------------------------------------
+# Seeds are fixed. What is allowed beside the right value is 3.5 standard deviations of a share of so many draws:
+# one right formula in two thousand would miss it by luck, and the wrong ones tried miss it by far.
+
+
+def luck(share, draws):
+    return 3.5 * math.sqrt(share * (1 - share) / draws)
+
+
+def chance(share, draws):
+    """What a share that is seen in ``draws`` draws may be."""
+    return pytest.approx(share, abs=luck(share, draws))
+
+
+# REFERENCE: what the percentile bootstrap of a mean of n seeds covers
+@pytest.mark.parametrize(("n", "bootstrapped"), [(3, 0.743), (5, 0.830), (10, 0.895)])
+def test_the_interval_covers_the_mean_as_often_as_it_says_and_the_bootstrap_does_not(n, bootstrapped):
+    generator = np.random.default_rng(n)
+    samples = generator.normal(0.3, 0.1, size=(10_000, n))
+    found = [summary(sample) for sample in samples.tolist()]
+    assert np.mean([abs(s.mean - 0.3) <= s.half for s in found]) == chance(0.95, 10_000)
+    counts = np.concatenate(list(draws(n, 1000)))
+    low, high = np.quantile(counts @ samples[:4000].T / n, [0.025, 0.975], axis=0)
+    assert np.mean((low <= 0.3) & (high >= 0.3)) == pytest.approx(bootstrapped, abs=0.025)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_the_paired_interval_covers_the_difference_whatever_luck_the_seeds_share(n):
+    generator, covered, trials = np.random.default_rng(n), 0, 8000
+    base = 0.7 + 0.05 * generator.normal(size=(trials, n))
+    levels = base + generator.normal(0.02, 0.01, size=(trials, n))
+    for level, baseline in zip(levels.tolist(), base.tolist(), strict=True):
+        found = paired(by_seed(level), by_seed(baseline))
+        covered += abs(found.difference - 0.02) <= found.half
+    assert covered / trials == chance(0.95, trials)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_without_an_effect_the_paired_t_test_shows_one_in_twenty(n):
+    generator, trials = np.random.default_rng(n), 8000
+    tables = generator.normal(0.7, 0.1, size=(trials, 2, n)).tolist()
+    ps = np.array([paired(by_seed(a), by_seed(b)).p for a, b in tables])
+    for significant in (0.01, 0.05, 0.2):
+        assert (ps < significant).mean() == chance(significant, trials)
+
+
+@pytest.mark.parametrize(("n", "size"), [(5, 0), (6, 1 / 32), (8, 6 / 128), (10, 25 / 512)])
+@pytest.mark.parametrize("kind", ["normal", "standard_cauchy"])
+def test_without_an_effect_the_sign_flip_test_shows_as_many_as_its_steps_allow(n, size, kind):
+    """Its p are multiples of 2 / 2^n; of any symmetric spread, without an assumption on its shape."""
+    trials = 3000
+    differences = getattr(np.random.default_rng(n), kind)(size=(trials, n))
+    assert np.mean([sign_flip(row) < 0.05 for row in differences.tolist()]) == chance(size, trials)
+
+
+def test_holm_keeps_one_family_in_twenty_and_no_more_is_lost_than_needed():
+    generator, families = np.random.default_rng(0), 20_000
+    ps = generator.random((families, 4))
+    wrong = [min(holm(row)) < 0.05 for row in ps.tolist()]
+    assert np.mean(wrong) == chance(1 - (1 - 0.05 / 4) ** 4, families)
+    # With three effects found, the fourth test stands alone: Bonferroni's would show 1.25 %.
+    ps[:, :3] = 1e-9
+    assert np.mean([holm(row)[3] < 0.05 for row in ps.tolist()]) == chance(0.05, families)
+
+
+def test_levels_that_share_a_baseline_are_wrong_in_one_family_of_twenty():
+    generator, families, n = np.random.default_rng(1), 4000, 5
+    wrong, uncorrected, beside = 0, 0, 0
+    for table in generator.normal(size=(families, 5, n)):
+        base = by_seed(table[0].tolist())
+        ps = [paired(by_seed(row.tolist()), base).p for row in table[1:]]
+        uncorrected += min(ps) < 0.05
+        wrong += any(verdict(1.0, p) != "no difference shown" for p in holm(ps))
+        beside += min(holm([1e-9, 1e-9, *ps[2:]])[2:]) < 0.05  # two levels are better
+    assert uncorrected / families > 0.12
+    assert 0.02 < wrong / families < 0.05 + luck(0.05, families)
+    assert 0.03 < beside / families < 0.05 + luck(0.05, families)
+
+
+def simulated(effect, n, trials=20_000):
+    """How often the paired t test shows an effect, in standard deviations."""
+    differences = np.random.default_rng(n).normal(effect, 1, (trials, n))
+    return (scipy.stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.05).mean()
+
+
+@pytest.mark.parametrize(
+    ("effect", "n"), [(0.0, 4), (0.8, 5), (2.0, 3), (-2.0, 3), (0.5, 20), (4.0, 2), (1.5, 6)]
+)
+def test_the_power_of_the_paired_t_test_is_what_simulation_finds(effect, n):
+    assert simulated(effect, n) == chance(power(effect, n), 20_000)
+
+
+@pytest.mark.parametrize("effect", [0.6, 1.0, 2.0])
+def test_the_seeds_that_are_needed_show_the_difference_four_times_in_five(effect):
+    needed = seeds_needed(0.01 * effect, 0.01)
+    assert simulated(effect, needed) >= 0.8 - luck(0.8, 20_000)
+    assert simulated(effect, needed - 1) < 0.8
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_what_is_detectable_is_shown_four_times_in_five(n):
+    assert simulated(detectable(0.04, n) / 0.04, n) == chance(0.8, 20_000)
+
+
+def test_effects_of_two_factors_are_found_where_they_were_put():
+    """In tables of the seeds' own luck and of noise: each interval covers its effect, and so often."""
+    generator, tables, n = np.random.default_rng(2), 4000, 4
+    put = {("20", "none"): 0.5, ("56", "none"): 0.4, ("20", "A"): 0.6, ("56", "A"): 0.7}
+    truth = {"depth": 0.0, "shortcut": 0.2, "both": 0.2}
+    seen, covered = np.zeros(3), np.zeros(3)
+    for _ in range(tables):
+        of_seed = generator.normal(0, 0.3, n)
+        values = {
+            cell: by_seed((score + of_seed + generator.normal(0, 0.05, n)).tolist())
+            for cell, score in put.items()
+        }
+        found = effects(["depth", "shortcut"], values, {"depth": "20", "shortcut": "none"})
+        for i, (effect, true) in enumerate(zip(found, truth.values(), strict=True)):
+            seen[i] += effect.paired.difference / tables
+            covered[i] += abs(effect.paired.difference - true) <= effect.paired.half
+    # A main effect is of 2 against 2 cells, an interaction of 4: noise of 0.05 and 0.1 a seed.
+    assert seen == pytest.approx(np.array([*truth.values()]), abs=3.5 * 0.1 / math.sqrt(n * tables))
+    assert (covered / tables).tolist() == [chance(0.95, tables)] * 3
+
+
+def test_without_effects_one_table_of_two_factors_in_twenty_shows_one():
+    generator, tables, n = np.random.default_rng(3), 4000, 4
+    wrong = 0
+    for table in generator.normal(size=(tables, 4, n)).tolist():
+        values = dict(zip(itertools.product("ab", "cd"), map(by_seed, table), strict=True))
+        wrong += any(e.p < 0.05 for e in effects(["x", "y"], values, {"x": "a", "y": "c"}))
+    assert wrong / tables == chance(1 - (1 - 0.05 / 3) ** 3, tables)  # three contrasts, independent
+
+
+# --- over images -----------------------------------------------------------------------------------
+
+
+def covers(differences, true):
+    return np.mean([low <= true <= high for low, high in map(interval, differences.T)])
+
+
+def test_the_bootstrap_over_images_covers_the_difference_in_accuracy():
+    generator, sets, images = np.random.default_rng(4), 5000, 100
+    gained = generator.choice([1, 0, -1], p=[0.2, 0.7, 0.1], size=(images, sets))
+    drawn = np.concatenate(list(draws(images, 1000)))
+    # A little less than it says: of n = 100 the spread is that of 99, and 1.96 is not t's 1.98.
+    covered = covers(drawn @ gained / images, 0.1)
+    assert 0.945 - luck(0.945, sets) < covered < 0.95 + luck(0.95, sets)
+    # Not paired, two sets of images that are right as often, and the interval is far too wide.
+    shared = (gained == 0) & (generator.random((images, sets)) < 0.5)
+    base, level = shared | (gained < 0), shared | (gained > 0)
+    apart = drawn @ level / images - np.roll(drawn, 1, axis=0) @ base / images
+    assert covers(apart, 0.1) > 0.98
+
+
+def test_the_bootstrap_over_images_covers_the_difference_in_miou():
+    """Of large and small objects: a ratio of sums, whose true value is that of all images there are."""
+    generator, sets, images = np.random.default_rng(5), 1000, 100
+    drawn = np.concatenate(list(draws(images, 1000)))
+    miou = OF_PIXELS["miou"]
+
+    def counted(sets, images):
+        truth = generator.gamma(1.0, 100, size=(sets, images, 2))
+        hard = generator.uniform(0, 0.3, size=truth.shape)
+        return [(truth * (good - hard), truth, truth * (good - hard) + 10) for good in (0.9, 0.85)]
+
+    def of_sums(counts):
+        return [miou(*(part.sum(1) for part in level)) for level in counts]
+
+    (whole,) = np.subtract(*of_sums(counted(1, 1_000_000)))
+    differences = np.empty((1000, sets))
+    levels = counted(sets, images)
+    for i in range(sets):
+        a, b = (miou(*(drawn @ part[i] for part in level)) for level in levels)
+        differences[:, i] = a - b
+    assert 0.935 - luck(0.935, sets) < covers(differences, whole) < 0.95 + luck(0.95, sets)
+
+
+def test_mcnemars_test_is_wrong_in_one_of_twenty_at_most_and_sees_what_is_there():
+    generator, sets = np.random.default_rng(6), 20_000
+
+    def shown(gained, lost):
+        counts = generator.multinomial(100, [gained, lost, 1 - gained - lost], size=sets)[:, :2]
+        pairs, times = np.unique(counts, axis=0, return_counts=True)
+        return times[[mcnemar(*pair) < 0.05 for pair in pairs.tolist()]].sum() / sets
+
+    def size(pairs):  # exact, and so below 5 %: p has steps
+        seen = [scipy.stats.binomtest(k, pairs).pvalue < 0.05 for k in range(pairs + 1)]
+        return scipy.stats.binom.pmf(np.arange(pairs + 1), pairs, 0.5)[seen].sum()
+
+    known = sum(scipy.stats.binom.pmf(pairs, 100, 0.2) * size(pairs) for pairs in range(1, 50))
+    assert 0.02 < known < 0.05
+    assert shown(0.1, 0.1) == chance(known, sets)
+    assert shown(0.25, 0.05) > 0.9

@@ -61,6 +61,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     from paribus.confusion import Confusion
     from paribus.detected import Detected
     from paribus.examples import Examples
+    from paribus.judged_images import JudgedImages
 
     output = Path(settings.output) if settings.output else folder
     if len(members) > 1 and not settings.output:
@@ -69,7 +70,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     written = output / f"{'_'.join(['evaluation', settings.split, *named])}.json"
     quiet()
     detected, judging = Detected(output), JudgingSpeed(settings.split)
-    watching = [Examples(output, named=named), Confusion(output, named), detected, judging]
+    images = JudgedImages(output, named)
+    watching = [Examples(output, named=named), Confusion(output, named), detected, images, judging]
     metrics = judge(parts, config.trainer, settings.split, callbacks=watching)
     per_class, errors = parts.task.per_class[settings.split], detected.errors.get(settings.split, {})
     output.mkdir(parents=True, exist_ok=True)

@@ -1,19 +1,18 @@
 """Where the numbers go besides result.json: metrics.csv always, and W&B or TensorBoard if asked."""
 
-import netrc
 import os
 import secrets
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from paribus.results import MetricsFile, flatten
+from paribus.dashboard import field, logged_in
+from paribus.results import MetricsFile, Run, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +47,7 @@ class Csv(Logger):
 
     @rank_zero_only
     def resume_at(self, step: int) -> None:
-        self._open().truncate_after(step)
+        self.epoch = self._open().truncate_after(step)  # a run killed while it is judged trains no more epoch
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -81,8 +80,9 @@ class WandB(WandbLogger):
     """Weights & Biases: curves over trainer/global_step, per-class tables, examples with masks and boxes.
 
     A run there is named <name>/<job> and grouped by <name>; its config is the composed one, with each
-    factor of an ablation as a field of its own (`backbone_norm`), to group and filter by. Resuming a run
-    continues the one there: its id lies in the run folder.
+    factor of an ablation as a field of its own (`backbone_norm`, of a config group `optimizer_choice`), to group
+    and filter by; scripts/dashboard.py does. Resuming a run continues the one there: its id lies in the run folder.
+    A run that fails ends there with exit code 1; one that is killed ends without a word, and W&B calls it crashed.
 
     mode: ``auto`` is online if the user has logged in (``wandb login``, or WANDB_API_KEY), else offline;
         WANDB_MODE goes before. Offline runs lie in <run folder>/wandb: ``wandb sync`` uploads them,
@@ -109,9 +109,9 @@ class WandB(WandbLogger):
             group=config["name"],
             job_type="train",
             tags=tags or [],
-            config=config | _factors(config),
+            config=config | _factors(Path(folder), config),
             mode=used,
-            settings={"silent": used in ("offline", "disabled"), "quiet": True},
+            settings={"silent": used in ("offline", "disabled"), "quiet": True} | _flushing(),
         )
         self._wandb_init.pop("anonymous", None)  # W&B has dropped it, and may warn of it
 
@@ -174,8 +174,12 @@ class WandB(WandbLogger):
     def finish(self, status: str) -> None:
         """Ends the run there; without it the next run of this process would log into this one."""
         if self._experiment is not None:
+            import wandb
+
             self._experiment.finish(exit_code=0 if status == "success" else 1)
             self._experiment = None
+            # Waits for W&B's own process, which older releases leave writing when a sweep ends what a run left behind.
+            wandb.teardown()
 
 
 def _run_id(file: Path) -> str:
@@ -189,28 +193,30 @@ def _run_id(file: Path) -> str:
     return name
 
 
-def _factors(config: dict[str, Any]) -> dict[str, Any]:
-    """{"backbone_norm": "group"}: no dots, which W&B takes for nesting."""
-    held = flatten(config)
-    keys = (config.get("ablation") or {}).get("factors") or {}
-    return {key.replace(".", "_"): held[key] for key in keys if key in held}
+def _factors(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """{"backbone_norm": "group"}. As result.json has them, which is there before a logger is made: from a config alone
+    nobody can tell which option of a group it holds. What is no plain value is written as the report writes it."""
+    known = folder / "result.json"
+    run = Run(folder, config, read_json(known) if known.is_file() else {})
+    return {field(key, config): _level(value) for key, value in run.factors.items()}
+
+
+def _level(value: Any) -> str | int | float:
+    return value if isinstance(value, str | int | float) else "null" if value is None else str(value)
+
+
+def _flushing() -> dict[str, Any]:
+    """Every second to the disk what a killed run has said, where the release knows how: its own way is every 15."""
+    import wandb
+
+    key = "x_transaction_log_flush_interval"
+    return {key: 1.0} if key in wandb.Settings.model_fields else {}
 
 
 def _mode() -> Any:
-    """Online if W&B would not have to ask who the user is. Nothing is asked, and no network is used."""
     if os.environ.get("WANDB_MODE"):
         return None  # W&B reads it itself
-    import wandb
-
-    settings = wandb.setup().settings
-    if settings.api_key or settings.identity_token_file:
-        return "online"
-    file = os.environ.get("NETRC", os.path.expanduser("~/.netrc"))
-    try:
-        known = netrc.netrc(file).hosts
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
-    return "online" if {urlsplit(settings.base_url).hostname, "api.wandb.ai"} & set(known) else "offline"
+    return "online" if logged_in() else "offline"
 
 
 def _box_data(found: dict[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -235,7 +241,7 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, *, folder: str, config: dict[str, Any]):
         super().__init__(save_dir=folder, name="tensorboard", version="")
-        self.config = config
+        self.folder, self.config = Path(folder), config
 
     @rank_zero_only
     def log_examples(
@@ -251,7 +257,9 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def log_result(self, found: dict[str, Any], checkpoint: str | Path) -> None:
         """The factors and the seed with the metrics, for TensorBoard's table of hyperparameters."""
-        self.log_hyperparams({"seed": self.config["seed"], **_factors(self.config)}, found["metrics"])
+        self.log_hyperparams(
+            {"seed": self.config["seed"], **_factors(self.folder, self.config)}, found["metrics"]
+        )
 
     @rank_zero_only
     def finish(self, status: str) -> None:

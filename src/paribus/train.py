@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from paribus.checks import check
 from paribus.config import Parts, TrainConfig, TrainerConfig, build
 from paribus.device import check_device, device_name, peak_memory, set_threads
 from paribus.record import Record, claimed, known_result
+from paribus.sweep.probe import probe
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float
         DataError: the data does not hold what the config says.
     """
     config, folder = check(cfg), Path(folder).absolute()
+    if config.plan:
+        log.info("about %s", probe(config))
+        return None
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # the others were started by DDP, beside it
     with claimed(folder) if first else nullcontext():
         known = known_result(folder, config) if first else None
@@ -78,10 +81,10 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     from paribus.confusion import Confusion
     from paribus.detected import Detected
     from paribus.examples import Examples
+    from paribus.judged_images import JudgedImages
     from paribus.loggers import Csv
     from paribus.profile.complexity import count
 
-    start = time.perf_counter()
     quiet()
     check_device(config.trainer)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -108,7 +111,8 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
         parts.task.load_state_dict(state["state_dict"])
         splits = ("val", "test") if config.test else ("val",)
         detected, judging = Detected(folder), JudgingSpeed(splits[-1])
-        watching = [Examples(folder, parts.logger), Confusion(folder), detected, judging]
+        images = JudgedImages(folder)
+        watching = [Examples(folder, parts.logger), Confusion(folder), detected, images, judging]
         metrics = judge(parts, config.trainer, *splits, callbacks=watching)
         parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
         found = {
@@ -122,7 +126,6 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
             "steps": trainer.global_step,
             "parameters": parameters,
             "macs": macs,
-            "seconds": time.perf_counter() - start,
             "images_per_second": speed.images / speed.seconds if speed.seconds else None,
             "judged_images_per_second": judging.images_per_second,
             "peak_memory_bytes": peak_memory(),

@@ -28,7 +28,7 @@ def _section(section: Section) -> list[str]:
     if section.legend:
         parts.append(section.legend)
     if section.picture:
-        parts.append(f"![{section.picture.alt}]({section.picture.name}.png)")
+        parts.append(f"![{section.picture.alt}]({section.picture.name}.svg)")
     if section.notes:
         parts.append("\n".join(f"- {note}" for note in section.notes))
     if section.code:

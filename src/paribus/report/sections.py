@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paribus.report import sentences
+from paribus.report import sentences, test_set
 from paribus.report.comparison import Comparison, Scale
 from paribus.report.figures import Picture
 from paribus.report.sentences import score
@@ -51,6 +51,7 @@ def sections(comparison: Comparison, pictures: Mapping[str, Picture], command: s
     found: list[Section | None] = [
         _table(comparison, pictures.get("figure")),
         _factors(comparison, pictures.get("interaction")),
+        _test_set(comparison),
         _published(comparison),
         _learning(pictures.get("curves")),
         _cost(pictures.get("frontier")),
@@ -86,6 +87,17 @@ def _factors(comparison: Comparison, picture: Picture | None) -> Section | None:
     if not lines and not picture:
         return None
     return Section("Each factor, and both together", picture=picture, notes=lines)
+
+
+def _test_set(comparison: Comparison) -> Section | None:
+    """What other test images would have said."""
+    found = test_set.uncertainty(comparison)
+    if not found:
+        return None
+    header, cells = test_set.table(comparison, found)
+    said = test_set.sentences(comparison, found)
+    table = Table(header, cells, header[:2]) if cells else None
+    return Section("The test set's images", said[:1], table, notes=said[1:])
 
 
 def _published(comparison: Comparison) -> Section | None:

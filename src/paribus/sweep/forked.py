@@ -35,7 +35,7 @@ def server(config: DictConfig) -> Any:
     context = multiprocessing.get_context("forkserver")
     ready = [*READY]
     ready += ["albumentations"] if any(config.augmentation.values()) else []
-    ready += ["wandb"] if "Wandb" in str(config.logger.get("_target_")) else []
+    ready += ["wandb"] if "WandB" in str(config.logger.get("_target_")) else []
     context.set_forkserver_preload(ready)
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # or numpy's library would start threads there

@@ -27,6 +27,7 @@ def plan(jobs: Sequence[Job], keys: LauncherConfig) -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
     levels: dict[str, list[tuple[Job, TrainConfig | None, dict[str, Any]]]] = {}
@@ -49,7 +50,11 @@ def plan(jobs: Sequence[Job], keys: LauncherConfig) -> None:
         states = Counter(_state(job, known) for job, _, known in runs)
         said = ", ".join(f"{n} {state}" for state, n in states.items())
         table.add_row(
-            level, str(len(runs)), said, clock(each) if each else "", clock(each * len(left)) if left else ""
+            Text(level),
+            str(len(runs)),
+            said,
+            clock(each) if each else "",
+            clock(each * len(left)) if left else "",
         )
         seconds += each * len(left)
         disk += cost.bytes * len(left) if cost else 0
