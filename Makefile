@@ -39,7 +39,7 @@ test-all: $(READY) ## The tests and the slow ones
 test-oldest: requirements.lock ## The tests on the oldest packages that pyproject.toml admits
 	test -x $(BIN)/uv || $(MAKE) setup
 	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) .venv-oldest
-	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e . --group dev
+	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e . --group test
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 lint: $(READY) ## ruff on everything, mypy on src/

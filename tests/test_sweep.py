@@ -41,6 +41,7 @@ def test_an_ablation_and_its_report(tmp_path):
 
 @pytest.mark.slow
 def test_a_search_by_optuna_goes_on_where_it_was(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     sweep = ["-m", "hydra/sweeper=tpe", "hydra.sweeper.n_jobs=2", *SMALL, "name=s"]
     done = succeeded(script("train", *sweep, "hydra.sweeper.n_trials=4", cwd=tmp_path))
     assert "[4/4]" in done.stdout
@@ -60,6 +61,7 @@ def test_a_search_by_optuna_goes_on_where_it_was(tmp_path):
 
 
 def test_what_a_search_would_do_cannot_be_planned(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = script("train", "-m", "hydra/sweeper=tpe", *SMALL, "plan=true", cwd=tmp_path)
     assert done.returncode == 1
     assert "nothing can be planned" in done.stderr
