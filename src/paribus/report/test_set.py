@@ -211,12 +211,8 @@ def sentences(comparison: Comparison, found: Sequence[OverImages]) -> list[str]:
             f"drawn again, the same for both levels (paired bootstrap, {one.resamples:,} resamples, 95 % percentile "
             "interval; not corrected for the number of levels)."
         )
-        for one in known:
-            open_ = one.low is not None and one.high is not None and one.low <= 0 <= one.high
-            said = "within" if open_ else "beyond"
-            lines.append(
-                f"{one.level} against {one.baseline}: {_numbers(comparison, one)}: {said} the luck of these images."
-            )
+        for where, levels in _by_luck(known).items():
+            lines.append(f"{where} the luck of these images: {', '.join(levels)}.")
         if any(one.mcnemar for one in known):
             lines.append(
                 "McNemar's exact test asks of one seed's two networks whether each is right as often."
@@ -224,13 +220,13 @@ def sentences(comparison: Comparison, found: Sequence[OverImages]) -> list[str]:
     return lines + [f"{one.level}: nothing over images: {one.why_not}." for one in found if one.why_not]
 
 
-def _numbers(comparison: Comparison, one: OverImages) -> str:
-    scale = Scale.of(comparison)
-    unit = " points" * scale.percent
-    numbers = (
-        f"{scale(one.difference, '+')}{unit}, {scale(one.low, '+')} to {scale(one.high, '+')} over images"
-    )
-    return numbers + (f", McNemar's p by seed {_ps(one.mcnemar)}" if one.mcnemar else "")
+def _by_luck(known: Sequence[OverImages]) -> dict[str, list[str]]:
+    """The levels whose interval over the images leaves out 0, and those whose does not."""
+    found: dict[str, list[str]] = {}
+    for one in known:
+        within = one.low is not None and one.high is not None and one.low <= 0 <= one.high
+        found.setdefault("Within" if within else "Beyond", []).append(one.level)
+    return found
 
 
 def _ps(mcnemar: Mapping[int, float]) -> str:
