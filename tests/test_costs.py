@@ -100,7 +100,7 @@ def test_the_report_has_a_column_and_a_picture(tmp_path, capsys):
     assert header in page
     assert "| fast | 3 | 41.0 ± 2.5 | 1.0 | -11.0 ± 2.5 | 0.005 | 200 | worse |" in page
     assert "images/s: judged, without reading; the median of the seeds." in " ".join(page.split())
-    assert "](frontier.png)" in page
+    assert "](frontier.svg)" in page
     assert "images/s" in printed
     assert (output / "frontier.png").stat().st_size > 10_000
     rows = list(csv.DictReader(io.StringIO(table_csv(comparison))))
