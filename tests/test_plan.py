@@ -15,17 +15,11 @@ SWEEP = ["-m", *SMALL, "name=s", "backbone.norm=none,batch", "seed=0,1"]
 
 
 def test_a_plan_trains_nothing_and_knows_what_is_done(tmp_path):
-    planned = succeeded(script("train", *SWEEP, "plan=true", cwd=tmp_path))
-    assert planned.stdout.count("2 new") == 2
-    assert "assumed" in planned.stdout
-    assert not find_runs(tmp_path / "runs")
-    for place in tmp_path.glob("runs/s/*"):
-        assert place.name == "multirun.yaml"
-
     succeeded(script("train", *SWEEP, "seed=0", cwd=tmp_path))
     before = {run.path: run.result for run in find_runs(tmp_path / "runs")}
     planned = succeeded(script("train", *SWEEP, "plan=true", cwd=tmp_path))
     assert planned.stdout.count("1 done, 1 new") == 2
+    assert "assumed; no pair is seen yet" in planned.stdout
     assert {run.path: run.result for run in find_runs(tmp_path / "runs")} == before
 
     # What is foreseen of the disk is what a run leaves there, but for what callbacks add to it.
