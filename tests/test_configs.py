@@ -32,7 +32,7 @@ def test_every_option_composes_and_every_key_is_read(group, option):
 
 
 def test_every_root_composes():
-    for root in ("convert", "dashboard", "evaluate", "predict", "profile", "report"):
+    for root in ("convert", "dashboard", "evaluate", "export", "predict", "profile", "report"):
         composed(root=root)
 
 

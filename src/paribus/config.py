@@ -180,6 +180,17 @@ class PredictConfig:
 
 
 @dataclass
+class ExportConfig:
+    run: str = MISSING  # a run folder
+    format: str = "both"  # onnx | torch | both
+    output: str | None = None  # default: <run>/export
+
+    def __post_init__(self) -> None:
+        if self.format not in ("onnx", "torch", "both"):
+            raise ConfigError(f"format={self.format}: onnx, torch or both")
+
+
+@dataclass
 class ReportConfig:
     name: str | None = None  # an ablation: reads <root>/<name>
     runs: str | None = None  # or any folder of runs
@@ -247,7 +258,7 @@ def register() -> None:
     store = ConfigStore.instance()
     roots = (
         *(TrainConfig, EvaluateConfig, PredictConfig, ReportConfig, DashboardConfig),
-        *(ProfileConfig, ConvertConfig),
+        *(ProfileConfig, ConvertConfig, ExportConfig),
     )
     for schema in roots:
         store.store(name=schema.__name__.replace("Config", "_schema").lower(), node=schema)
