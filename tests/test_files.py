@@ -1,4 +1,9 @@
+import io
 import pickle
+import resource
+import struct
+import tracemalloc
+import zlib
 
 import cv2
 import numpy as np
@@ -127,9 +132,6 @@ def test_mask_values_are_those_stored(tmp_path):
 
 @pytest.mark.parametrize(("bits", "top"), [(1, 1), (2, 3), (4, 15)])
 def test_few_bit_grey_masks_are_not_stretched(tmp_path, bits, top):
-    import struct
-    import zlib
-
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -173,6 +175,109 @@ def test_broken_files_are_named(tmp_path, suffix, read):
     path.unlink()
     with pytest.raises(SampleError, match=rf"a\.{suffix}: file is missing"):
         read(path)
+
+
+def png(width: int, height: int, kind: int = 2, bits: int = 8) -> bytes:
+    """A small file that claims to be so large, complete, every check sum right."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def bombs() -> dict[str, bytes]:
+    jpeg = cv2.imencode(".jpg", picture(0))[1].tobytes()
+    at = jpeg.index(b"\xff\xc0") + 5
+    tall = jpeg[:at] + struct.pack(">HH", 60000, 60000) + jpeg[at + 4 :]
+    kept = io.BytesIO()
+    Image.fromarray(picture(0)).save(kept, "gif")
+    gif = kept.getvalue()[:6] + struct.pack("<HH", 60000, 60000) + kept.getvalue()[10:]
+    bmp = bytearray(cv2.imencode(".bmp", picture(0))[1].tobytes())
+    bmp[18:26] = struct.pack("<ii", 60000, 60000)
+    return {
+        "rgb.png": png(60000, 60000),
+        "grey.png": png(60000, 60000, kind=0),
+        "sixteen.png": png(60000, 60000, kind=0, bits=16),  # which Pillow decodes, and not OpenCV
+        "palette.png": png(60000, 60000, kind=3),
+        "plain.jpg": tall,
+        "cut.jpg": tall[:-2],  # not complete: Pillow's
+        "frame.gif": gif,
+        "plain.bmp": bytes(bmp),
+        "plain.ppm": b"P6 60000 60000 255 ",
+    }
+
+
+@pytest.mark.parametrize("name", bombs())
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_a_small_file_that_claims_to_be_huge_is_named_before_memory_is_taken(tmp_path, name, read):
+    path = tmp_path / name
+    path.write_bytes(bombs()[name])
+    tracemalloc.start()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        SampleError, match=rf"{name}: claims 60000 x 60000 pixels.*178,956,970.*=3600000000 "
+    ) as said:
+        read(path)
+    assert said.value.file == path
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+    tracemalloc.stop()
+
+
+def test_the_limit_can_be_moved(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", picture(0, (24, 32)))
+    monkeypatch.setenv("PARIBUS_MAX_PIXELS", "767")
+    with pytest.raises(
+        SampleError, match=r"claims 32 x 24 pixels, and an image may have 767.*PARIBUS_MAX_PIXELS=768"
+    ):
+        read_image(path)
+    monkeypatch.setenv("PARIBUS_MAX_PIXELS", "768")
+    assert read_image(path).shape == (24, 32, 3)
+    monkeypatch.setenv("PARIBUS_MAX_PIXELS", "many")
+    with pytest.raises(ValueError, match=r"PARIBUS_MAX_PIXELS=many .*a number of pixels, 178956970"):
+        read_image(path)
+
+
+def test_a_set_is_looked_at_again_under_another_limit(tmp_path, monkeypatch):
+    from paribus.data.remembered import remembered
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    reader = ClassFolders(root=str(class_folders(tmp_path / "set", each=1)))
+    split = reader.split("train")
+
+    def problems():
+        return remembered("verified", reader, split, split.problems, "")
+
+    monkeypatch.setenv("PARIBUS_MAX_PIXELS", "5")
+    assert len(problems()) == len(split)
+    monkeypatch.delenv("PARIBUS_MAX_PIXELS")
+    assert problems() == []
+
+
+def test_a_file_larger_than_any_image_is_not_read(tmp_path):
+    path = tmp_path / "a.png"
+    with open(path, "wb") as file:
+        file.truncate(2**36)  # 64 GiB, none of it on the disk
+    with pytest.raises(SampleError, match=r"a\.png: is a file of 68,719,476,736 bytes"):
+        read_image(path)
+
+
+def test_what_a_file_holds_counts_and_not_its_name(tmp_path):
+    jpeg = save(tmp_path / "a.jpg", picture(0), quality=90)
+    lying = tmp_path / "b.png"
+    lying.write_bytes(jpeg.read_bytes())
+    np.testing.assert_array_equal(read_image(lying), read_image(jpeg))
+    for content in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+        b"hello",
+        b"\0" * 99,
+    ):
+        lying.write_bytes(content)  # the first Pillow would hand to Ghostscript
+        with pytest.raises(SampleError, match=r"b\.png: is not an image file"):
+            read_image(lying)
 
 
 def test_sample_error_survives_a_worker_process(tmp_path):

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from command_line import SMALL
 from composing import composed
 from paribus.config import ConfigError
+from paribus.record import Record
 from paribus.restore import restored, run_config
 from paribus.results import Run, curves
 from paribus.train import run
@@ -105,7 +108,7 @@ def test_a_failure_is_recorded(tmp_path):
 
 
 def test_divergence_is_an_error(tmp_path):
-    with pytest.raises(FloatingPointError, match="diverged: the loss is"):
+    with pytest.raises(FloatingPointError, match="diverged at step 2: loss is"):
         train(tmp_path / "run", "optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every=2")
 
 
@@ -226,3 +229,11 @@ def test_the_fraction_is_of_the_training_set(tmp_path):
 def test_result_is_json_without_nan(tmp_path):
     train(tmp_path / "run", *TASKS["boxes"], "trainer.max_steps=1")
     json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=lambda name: 1 / 0)
+
+
+def test_a_level_that_is_a_place_is_kept_as_it_was_asked_for(tmp_path):
+    config = OmegaConf.to_object(composed("ablation=pretraining", "task.freeze=all"))
+    config.backbone["weights"] = str(Path("runs/digit_scenes_convnet/seed=0").absolute())
+    factors = Record(tmp_path, config, {}).result["factors"]
+    assert factors["backbone.weights"] == "runs/digit_scenes_convnet/seed=0"
+    assert factors["task.freeze"] == "all"

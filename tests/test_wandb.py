@@ -103,7 +103,9 @@ def arrived(run: Run, there: Kept) -> None:
 
 def test_what_goes_to_other_hosts_is_noticed(server, nobody):
     with pytest.raises(urllib.error.URLError):
-        urllib.request.build_opener().open("https://elsewhere.example", timeout=5)  # urlopen keeps the first proxies
+        urllib.request.build_opener().open(
+            "https://elsewhere.example", timeout=5
+        )  # urlopen keeps the first proxies
     assert server.requests[-1] == "CONNECT elsewhere.example:443"
 
 

@@ -37,12 +37,16 @@ class EMA(WeightAveraging):
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's, but for three things, without which an interrupted run would not end as an undisturbed one.
+    """Lightning's, but for four things, without which an interrupted run would not end as an undisturbed one.
 
-    On an exception it keeps last.ckpt alone: Lightning writes the weights of that moment over best.ckpt too. It
-    keeps nothing between the last batch of an epoch and the end of its validation: a run resumed from there
-    would go on with the next epoch, and never judge this one. And it keeps last.ckpt after every validation,
-    where Lightning does so only after one that was the best so far.
+    On an exception it keeps last.ckpt alone: Lightning writes the weights of that moment over best.ckpt too. And it
+    does so between two steps alone: in the middle of one, batch statistics and gradients have moved that a resumed
+    run would move again. It keeps nothing between the last batch of an epoch and the end of its validation: a run
+    resumed from there would go on with the next epoch, and never judge this one. And it keeps last.ckpt after every
+    validation, where Lightning does so only after one that was the best so far.
+
+    The best one has to be kept with ``save_on_train_epoch_end=False``, at the end of the validation too: Lightning's
+    default is the end of the epoch, and by then this step counts as kept.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,7 +55,8 @@ class Checkpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._should_save_on_exception(trainer) and not trainer.validating and not _between(trainer):
+        ready = not trainer.validating and not _between(trainer) and _whole_step(trainer)
+        if ready and self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
@@ -62,6 +67,12 @@ class Checkpoint(ModelCheckpoint):
 def _between(trainer: Trainer) -> bool:
     """Whether the last batch of an epoch is done."""
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
+def _whole_step(trainer: Trainer) -> bool:
+    """Whether no batch is being worked on, nor a step of several batches."""
+    batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return batch.ready == batch.completed and batch.completed % trainer.accumulate_grad_batches == 0
 
 
 class Speed(Callback):

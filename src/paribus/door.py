@@ -35,7 +35,10 @@ def door(main: Callable[[], Any]) -> None:
     except Exception as error:
         if standing.FAILED:
             sys.exit(standing.failures())
-        if full == "1" or not (message := explain(error)):
+        shown = (
+            full == "1" and "LOCAL_RANK" not in os.environ
+        )  # which a process of DDP inherits from its first
+        if shown or not (message := explain(error)):
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)

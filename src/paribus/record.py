@@ -1,6 +1,7 @@
 """A run's claim on its folder and its entry in it: who trains here, what was found, how it ended."""
 
 import fcntl
+import logging
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import yaml
 
 from paribus import results
 from paribus.config import ConfigError, TrainConfig
+
+log = logging.getLogger(__name__)
 
 
 class BusyError(ConfigError):
@@ -93,7 +96,8 @@ class Record:
         factors = {}
         if config.ablation:
             flat = results.flatten(asdict(config))
-            factors = {key: flat.get(key, choices.get(key)) for key in config.ablation.factors}
+            asked = config.ablation.factors.items()
+            factors = {key: _as_asked(flat.get(key, choices.get(key)), levels) for key, levels in asked}
         self.result: dict[str, Any] = {
             "status": "running",
             "error": None,
@@ -118,9 +122,11 @@ class Record:
             self._end("interrupted", {})
             return
         text = "".join(traceback.format_exception(error))
-        self._end(
-            "failed", {"error": {"type": type(error).__name__, "message": str(error), "traceback": text}}
-        )
+        said = {"type": type(error).__name__, "message": str(error), "traceback": text}
+        try:
+            self._end("failed", {"error": said})
+        except OSError:  # the disk that the run failed for is full here too; `running` is left, and goes on
+            log.warning("%s cannot be written; it still says `running`", self.path)
 
     def _end(self, status: str, found: dict[str, Any]) -> None:
         seconds = {
@@ -128,3 +134,9 @@ class Record:
         }  # of all that was interrupted too
         self.result |= {"status": status, "finished": results.utc_now(), **found, **seconds}
         results.write_json(self.path, self.result)
+
+
+def _as_asked(value: Any, levels: list[Any]) -> Any:
+    """A level that is a place, as the question has it, and not where that lies on this machine."""
+    places = {str(Path(level).expanduser().absolute()): level for level in levels if isinstance(level, str)}
+    return places.get(value, value) if isinstance(value, str) else value

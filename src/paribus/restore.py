@@ -3,16 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from paribus import results
 from paribus.checks import check
 from paribus.config import ConfigError, Parts, TrainConfig, build
 from paribus.train import CHECKPOINT
+from paribus.trust import refuse_foreign
 
 
 def run_config(folder: str | Path) -> tuple[Path, TrainConfig]:
-    """The folder and the checked config of a run; ConfigError where there is none to load."""
+    """The folder and the checked config of a run; ConfigError where there is none to load, or it names what the
+    config of a run may not (trust.py).
+    """
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"run={folder}: no such folder; a run folder looks like runs/<name>/<job>")
@@ -20,11 +25,21 @@ def run_config(folder: str | Path) -> tuple[Path, TrainConfig]:
         inside = sorted(p.parent.name for p in path.glob("*/config.yaml"))
         hint = f"; it holds runs: {', '.join(inside[:5])}" if inside else ""
         raise ConfigError(f"run={folder}: no config.yaml there, so it is no run folder{hint}")
-    stored = OmegaConf.load(path / "config.yaml")
+    file = path / "config.yaml"
     try:
-        return path, check(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))  # type: ignore[arg-type]
-    except ConfigError as error:
-        raise ConfigError(f"{path / 'config.yaml'} was written for another Paribus:\n{error}") from None
+        stored = OmegaConf.load(file)
+    except (yaml.YAMLError, OSError) as error:  # the second: of a YAML that is one word
+        raise ConfigError(f"{file} is no YAML of a run: {error}") from None
+    refuse_foreign(OmegaConf.to_container(stored), file)
+    try:
+        config = check(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))  # type: ignore[arg-type]
+    except (ConfigError, OmegaConfBaseException, TypeError) as error:
+        raise ConfigError(f"{file} was written for another Paribus:\n{error}") from None
+    if config.data.get("reader", {}).get(
+        "archives"
+    ):  # addresses that the run names: train.py fetches, on demand
+        config.data["reader"]["download"] = False
+    return path, config
 
 
 def one_device(config: TrainConfig, accelerator: str) -> None:
@@ -90,7 +105,7 @@ def restored(folder: Path, config: TrainConfig) -> Parts:
     if not checkpoint.is_file():
         raise ConfigError(f"{checkpoint} is missing: the run has not finished an epoch; train it first")
     set_threads(config.trainer)
-    import torch
+    from paribus.checkpoints import state_of
 
     check_device(config.trainer)
     for key in ("pretrained", "weights"):  # the checkpoint holds every weight
@@ -98,8 +113,10 @@ def restored(folder: Path, config: TrainConfig) -> Parts:
             config.backbone[key] = False if key == "pretrained" else None
     if config.task.get("teacher"):  # it has taught
         config.task["teacher"] = None
+    state, wrong = state_of(checkpoint)
+    if wrong:
+        raise ConfigError(f"{checkpoint} {wrong}: fetch it again, or remove the run and train it again")
     parts = build(config)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     parts.task.load_state_dict(state["state_dict"])
     return parts
 

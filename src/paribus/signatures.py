@@ -45,6 +45,12 @@ def signature(target: str) -> Signature:
     return _of_function(node, module, skip=0)
 
 
+def class_module(target: str) -> str | None:
+    """The module whose source defines the class at the dotted path; None where the path leads to no class."""
+    found = _definition(target)
+    return found[1] if found and isinstance(found[0], ast.ClassDef) else None
+
+
 def alias(module: str, name: str) -> tuple[str, str] | None:
     """What ``name`` stands for in ``module`` (``Norm = Literal[...]``): its source text and module."""
     found = _lookup(module, name, set())

@@ -15,6 +15,7 @@ from paribus.config import Parts, TrainConfig, TrainerConfig, build
 from paribus.device import check_device, device_name, peak_memory, set_threads
 from paribus.record import Record, claimed, known_result
 from paribus.sweep.probe import probe
+from paribus.trouble import in_words
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float
             return known["metrics"].get(config.metric)
         record = Record(folder, config, choices()) if first else None
         try:
-            found = train(config, folder, in_sweep)
+            with in_words(config, folder):
+                found = train(config, folder, in_sweep)
         except BaseException as error:
             if record:
                 record.failed(error)
@@ -78,6 +80,7 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     from lightning import seed_everything
 
     from paribus.callbacks import JudgingSpeed
+    from paribus.checkpoints import latest
     from paribus.confusion import Confusion
     from paribus.detected import Detected
     from paribus.examples import Examples
@@ -94,12 +97,10 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     csv = Csv(folder)
     loggers = [csv, *([parts.logger] if parts.logger is not None else [])]
 
-    last = folder / "checkpoints" / "last.ckpt"
-    resumed = last if last.is_file() else None
+    resumed, step = latest(folder / "checkpoints")
     if resumed:
-        step = torch.load(resumed, map_location="cpu", weights_only=True)["global_step"]
         log.info("resumed at step %d", step)
-        csv.resume_at(step)
+    csv.resume_at(step)
 
     trainer, best, speed = make_trainer(config, folder, loggers, in_sweep)
     status = "failed"
@@ -152,11 +153,18 @@ def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: boo
     from lightning.pytorch.callbacks import EarlyStopping
 
     from paribus.callbacks import EMA, Checkpoint, Progress, Speed
+    from paribus.checkpoints import WholeFiles
 
     t, monitor, mode = config.trainer, config.task["monitor"], config.task["mode"]
     kept: Any = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     best = Checkpoint(
-        **kept, filename="best", monitor=monitor, mode=mode, save_last=True, save_on_exception=True
+        **kept,
+        filename="best",
+        monitor=monitor,
+        mode=mode,
+        save_last=True,
+        save_on_exception=True,
+        save_on_train_epoch_end=False,
     )
     speed = Speed()
     callbacks: list[Any] = [best, speed]
@@ -172,6 +180,7 @@ def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: boo
         **shared_settings(t),
         logger=loggers,
         callbacks=callbacks,
+        plugins=[WholeFiles()],
         max_epochs=t.max_epochs,
         max_steps=t.max_steps,
         accumulate_grad_batches=t.accumulate,

@@ -15,12 +15,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from paribus.data.limits import MAX_PIXELS, MOST_BYTES, TooLargeError, allow, most_pixels
 from paribus.data.samples import DataError, Problem, Sample
 
 cv2.setNumThreads(0)  # a thread for each worker is enough; more of them fight
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 RESTORE = "restore the file, or take it out of the set"
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "GIF", "WEBP", "TIFF")  # Pillow's; for others it may start programs
+Image.MAX_IMAGE_PIXELS = None  # limits.py has the limit; Pillow would warn at half of it
 
 Item = TypeVar("Item")
 
@@ -48,7 +51,7 @@ def read_image(path: Path | str, annotated: tuple[int, int] | None = None) -> np
     annotation was made on it so.
 
     Raises:
-        SampleError: the file is missing, empty, truncated, or no image.
+        SampleError: the file is missing, empty, truncated, too large, or no image.
     """
     data = _bytes(path)
     try:
@@ -68,7 +71,7 @@ def read_mask(path: Path | str) -> np.ndarray:
     three equal channels one. A mask of colours comes as uint8 RGB ``[H, W, 3]``.
 
     Raises:
-        SampleError: the file is missing, empty, truncated, or no image.
+        SampleError: the file is missing, empty, truncated, too large, or no image.
     """
     data = _bytes(path)
     try:
@@ -83,6 +86,9 @@ def read_mask(path: Path | str) -> np.ndarray:
 def _bytes(path: Path | str) -> bytes:
     try:
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES * most_pixels():
+                raise _too_large(path, f"is a file of {size:,} bytes", size // MOST_BYTES + 1)
             data = file.read()
     except FileNotFoundError:
         raise SampleError(path, "file is missing") from None
@@ -93,7 +99,17 @@ def _bytes(path: Path | str) -> bytes:
     return data
 
 
+def _too_large(path: Path | str, what: str, pixels: int) -> SampleError:
+    return SampleError(
+        path,
+        f"{what}, and an image may have {most_pixels():,} pixels",
+        f"{RESTORE}; if it is that large, set {MAX_PIXELS}={pixels} in the environment",
+    )
+
+
 def _undecodable(path: Path | str, error: Exception) -> SampleError:
+    if isinstance(error, TooLargeError):
+        return _too_large(path, *error.args)
     if isinstance(error, Image.UnidentifiedImageError):
         return SampleError(path, "is not an image file that OpenCV or Pillow knows")
     return SampleError(path, f"cannot be decoded ({error})")
@@ -110,14 +126,15 @@ def _decode(data: bytes, mask: bool) -> tuple[np.ndarray, int]:
             if pixels.ndim == 3:
                 cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
             return pixels, _orientation(Image.open(io.BytesIO(data))) if exif else 1
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        allow(*image.size)
         image.load()
         pixels = _mask_pixels(image, data) if mask else _rgb_pixels(image)
         return pixels, _orientation(image)
 
 
 def _jpeg(data: bytes) -> tuple[bool, bool]:
-    """Whether this is a complete grey or YCbCr JPEG, and whether it holds EXIF."""
+    """Whether this is a complete grey or YCbCr JPEG, and whether it holds EXIF; TooLargeError for one too large."""
     at, channels, exif = 2, 0, False
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -130,14 +147,16 @@ def _jpeg(data: bytes) -> tuple[bool, bool]:
             exif |= data[at + 4 : at + 8] in (b"Exif", b"http")  # XMP may hold the orientation as well
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             channels = data[at + 9]
+            allow(int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big"))
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False, exif
 
 
 def _png(data: bytes) -> tuple[bool, bool]:
-    """Whether this is a complete 8-bit grey or RGB PNG; files that may hold EXIF go to Pillow."""
+    """The same of an 8-bit grey or RGB PNG; files that may hold EXIF go to Pillow."""
     at = 8
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02"):
+        allow(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
         while at + 12 <= len(data):
             kind = data[at + 4 : at + 8]
             if kind in (b"eXIf", b"zTXt", b"iTXt") or data[at + 4 : at + 19] == b"tEXtRaw profile":

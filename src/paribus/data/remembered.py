@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from paribus.data.limits import MAX_PIXELS
 from paribus.data.samples import Reader, Split
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def remembered(what: str, reader: Reader, split: Split, find: Callable[[], Any],
     for file in files():
         state = os.stat(file) if os.path.exists(file) else None
         key.update(f"{file}{state and (state.st_size, state.st_mtime_ns)}".encode())
+    key.update(os.environ.get(MAX_PIXELS, "").encode())  # by which a file may be read or not (limits.py)
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "paribus", what)
     known = folder / f"{key.hexdigest()[:32]}.json"
     if not known.is_file():

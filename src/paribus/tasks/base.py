@@ -8,6 +8,7 @@ Nothing goes through ``self.log`` in a training step: each call costs 0.3 ms, wh
 only moments at which the host waits for the device.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -21,12 +22,9 @@ from paribus.metrics import WeightedMean
 from paribus.models.backbones import depths, freeze_stages
 from paribus.models.normalization import freeze_batch_norms
 from paribus.optimizers import parameter_groups
+from paribus.tasks.diverged import DivergedError, diverged
 
 Batch = tuple[Any, Any, list[str]]  # images, targets, ids
-
-
-class DivergedError(FloatingPointError):
-    """The loss is no longer a finite number."""
 
 
 class Task(LightningModule, ABC):
@@ -81,6 +79,9 @@ class Task(LightningModule, ABC):
         self.decay_norm_and_bias, self.log_every = decay_norm_and_bias, log_every
         self.sums: dict[str, Tensor] = {}  # of the losses since the last log row
         self.summed = 0
+        self.recent: list[
+            tuple[dict[str, Tensor], list[str]]
+        ] = []  # the losses and the ids of each batch since then
         backbone: Any = model.backbone
         self.frozen = freeze_stages(backbone, freeze)
         if freeze_norm:
@@ -164,10 +165,13 @@ class Task(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         loss = torch.stack(list(losses.values())).sum()
-        for name, value in {"loss": loss, **(losses if len(losses) > 1 else {})}.items():
+        named = {"loss": loss, **(losses if len(losses) > 1 else {})}
+        values = {name: value.detach() for name, value in named.items()}
+        for name, value in values.items():
             kept = self.sums.get(name)
-            self.sums[name] = value.detach() if kept is None else kept + value.detach()
+            self.sums[name] = value if kept is None else kept + value
         self.summed += 1
+        self.recent.append((values, batch[2]))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -193,14 +197,15 @@ class Task(LightningModule, ABC):
         if self.trainer.world_size > 1:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
         row = {f"train/{name}": value for name, value in zip(self.sums, means.tolist(), strict=True)}
-        self.sums, self.summed = {}, 0
-        step = self.trainer.global_step
-        if not all(value == value and abs(value) != float("inf") for value in row.values()):
-            raise DivergedError(
-                f"diverged: the loss is {row['train/loss']} by step {step}; try a smaller optimizer.lr"
-            )
+        if not all(math.isfinite(value) for value in row.values()):
+            raise self._diverged()
+        self.sums, self.summed, self.recent = {}, 0, []
         row["train/lr"] = self.trainer.optimizers[0].param_groups[-1]["lr"]
         self._write(row)
+
+    def _diverged(self) -> DivergedError:
+        """Every process comes here, or none."""
+        return diverged(self.recent, self.trainer.global_step, self.trainer.accumulate_grad_batches)
 
     def _write(self, row: dict[str, float]) -> None:
         for logger in self.trainer.loggers:
@@ -208,6 +213,9 @@ class Task(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._flush_if_due()  # checkpoints are written before on_train_batch_end comes to this module
+        # What is lost is not kept for a run to go on from. Several processes find out together, in flush().
+        if self.trainer.world_size == 1 and not all(torch.isfinite(value) for value in self.sums.values()):
+            raise self._diverged()
         checkpoint["sums"], checkpoint["summed"] = self.sums, self.summed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
