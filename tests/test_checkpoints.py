@@ -198,6 +198,13 @@ def test_a_run_all_of_whose_checkpoints_are_torn_begins_anew_and_ends_as_an_undi
     assert_equal_runs(tmp_path / "whole", tmp_path / "torn")
 
 
+def test_a_run_that_ends_before_its_first_validation_goes_on(tmp_path, monkeypatch):
+    """There is no best.ckpt yet, and none is missed."""
+    broken_off(tmp_path / "broken", monkeypatch, 4, *LONG, "trainer.checkpoint_every=1")
+    assert not (tmp_path / "broken" / "checkpoints" / "best.ckpt").exists()
+    assert latest(tmp_path / "broken" / "checkpoints")[1] == 3
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_in_the_middle_of_a_step_leaves_no_half_step(tmp_path, monkeypatch, error):
     """Batch norm has seen the batch by then, and the first part of the step has left its gradient."""

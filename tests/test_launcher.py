@@ -54,6 +54,7 @@ def stepping(folder: Path):
     return [p.parent for p in folder.glob("runs/s/*/metrics.csv") if len(p.read_text().splitlines()) > 3]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_leaves_nothing_running_and_repeated_ends_as_an_undisturbed_one(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()

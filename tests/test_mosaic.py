@@ -264,7 +264,7 @@ def found(folder) -> str:
     return str(sorted(rows.items()))
 
 
-@pytest.mark.parametrize("kind", ["boxes", "mask"])
+@pytest.mark.parametrize("kind", [pytest.param("boxes", marks=pytest.mark.slow), "mask"])
 def test_a_run_repeats_and_resumes_in_the_middle_of_an_epoch_bit_for_bit(tmp_path, monkeypatch, kind):
     common = [*SMALL, *TASKS[kind], *DRAWN]
     run(composed(*common), tmp_path / "whole", in_sweep=True)

@@ -63,6 +63,7 @@ def test_add_a_model(house):
     assert len(results(house)) == 2
 
 
+@pytest.mark.slow
 def test_add_an_ablation(house):
     follow("Add an ablation", house)
     assert len(results(house)) == 6

@@ -109,4 +109,6 @@ def latest(folder: Path) -> tuple[Path | None, int]:
 
 
 def _has_best(state: dict[str, Any]) -> bool:
-    return any(kept.get("best_model_path") for kept in state["callbacks"].values())
+    """Whether there was a best one yet. What keeps last.ckpt every few steps calls that its best."""
+    kept = (callback.get("best_model_path") or "" for callback in state["callbacks"].values())
+    return any(Path(path).name == "best.ckpt" for path in kept)
