@@ -34,6 +34,7 @@ def test_two_processes_equal_one(tmp_path):
         assert value == (two.metrics[name] if counted else pytest.approx(two.metrics[name], rel=1e-6)), name
 
 
+@pytest.mark.slow
 def test_two_processes_judge_masks_of_unequal_sizes_as_one(tmp_path):
     mask_folders(tmp_path / "set", splits=("train",), each=8)
     for each, size in ((5, (24, 32)), (2, (30, 20))):  # 5 images of two sizes

@@ -148,6 +148,7 @@ def test_a_resumed_run_has_the_weights_it_began_with(tmp_path, cache, monkeypatc
     assert curves(Run.read(tmp_path / "broken")) == curves(Run.read(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_two_processes_weigh_and_judge_as_one(tmp_path, cache):
     arguments = [*SMALL, *files(tmp_path / "set"), *WEIGHED, "backbone.norm=group", "model.norm=group"]
     arguments.append("trainer.max_epochs=1")

@@ -6,6 +6,7 @@ from command_line import SMALL, script, succeeded
 from paribus.results import Run, find_runs
 
 
+@pytest.mark.slow
 def test_a_failing_run_stops_nothing_and_is_named(tmp_path):
     sweep = ["-m", *SMALL, "model.dropout=0,2,0.1", "trainer.max_epochs=1"]
     done = script("train", *sweep, cwd=tmp_path)

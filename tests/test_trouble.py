@@ -118,6 +118,7 @@ def test_a_run_out_of_memory_says_so_and_goes_on_from_the_step_before(tmp_path, 
     assert train(tmp_path / "run").status == "done"
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_with_one_message_and_the_same_command_goes_on(tmp_path):
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # a checkpoint has 85,000 bytes
