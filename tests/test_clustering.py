@@ -10,8 +10,8 @@ from PIL import Image
 
 from composing import composed
 from paribus import evaluate, predict
+from paribus.build import build
 from paribus.checks import check
-from paribus.config import build
 from paribus.models.backbones.convnet import ConvNet
 from paribus.models.backbones.mlp import MLP
 from paribus.models.segmentation.clustering import Clustering, NoBackbone

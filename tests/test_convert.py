@@ -12,8 +12,9 @@ from PIL import Image
 from command_line import script, succeeded
 from composing import composed
 from paribus import convert
+from paribus.build import make
 from paribus.checks import check, check_convert
-from paribus.config import ConfigError, make
+from paribus.config import ConfigError
 from paribus.data.detection import CocoDetection, VocDetection
 from paribus.data.digit_scenes import DigitScenes
 from paribus.data.samples import DataError

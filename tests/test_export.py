@@ -21,8 +21,9 @@ from torchvision.ops import batched_nms
 from command_line import ROOT, script, succeeded
 from composing import composed
 from paribus import predict, train
+from paribus.build import build
 from paribus.checks import check
-from paribus.config import ConfigError, build
+from paribus.config import ConfigError
 from paribus.data.digit_scenes import DigitScenes
 from paribus.data.samples import Sample
 from paribus.data.transforms import Transform

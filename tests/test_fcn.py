@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from composing import composed
+from paribus.build import build
 from paribus.checks import ConfigError, check
-from paribus.config import build
 from paribus.models.backbones.alexnet import AlexNet
 from paribus.models.backbones.convnet import ConvNet
 from paribus.models.backbones.resnet import ResNet

@@ -12,6 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 APART = {"data", "models", "losses", "metrics", "optimizers"}
 KNOW_HYDRA = {
     "config",
+    "build",
     "checks",
     "origins",
     "door",
@@ -63,6 +64,7 @@ def test_rooms_keep_apart(path):
     [
         *(
             "config",
+            "build",
             "checks",
             "origins",
             "door",

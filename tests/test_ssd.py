@@ -8,7 +8,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
 from boxes import scenes
 from composing import composed
-from paribus.config import make
+from paribus.build import make
 from paribus.models.backbones.convnet import ConvNet
 from paribus.models.backbones.resnet import ResNet
 from paribus.models.backbones.vgg import VGG

@@ -6,8 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from composing import composed
 from paribus import losses
+from paribus.build import build
 from paribus.checks import check
-from paribus.config import ConfigError, build
+from paribus.config import ConfigError
 from paribus.data.batches import collate
 from paribus.models.backbones import depths
 from test_train import TASKS

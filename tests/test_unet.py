@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import squares
 from composing import composed
+from paribus.build import build
 from paribus.checks import check
-from paribus.config import build
 from paribus.models.activation import Activation
 from paribus.models.backbones.convnet import ConvNet
 from paribus.models.backbones.timm import Timm

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from composing import composed
+from paribus.build import make
 from paribus.checks import check
-from paribus.config import make
 from paribus.data.module import DataModule
 from paribus.data.samples import DataError
 from paribus.data.yolo_text import YoloText

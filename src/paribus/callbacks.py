@@ -2,13 +2,16 @@
 
 import sys
 import time
+from itertools import zip_longest
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class EMA(WeightAveraging):
@@ -138,6 +141,16 @@ class Judging(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.end("test", trainer, pl_module)
+
+
+def gathered(mine: list[T]) -> list[T]:
+    """An entry an image of all processes, in the order of the set: process r of n has seen r, r + n, ... Every process
+    has to ask."""
+    if not torch.distributed.is_initialized():
+        return mine
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, mine)
+    return [one for row in zip_longest(*parts) for one in row if one is not None]
 
 
 class JudgingSpeed(Judging):

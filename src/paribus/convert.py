@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from paribus.config import ConfigError, ConvertConfig, make
+from paribus.build import make
+from paribus.config import ConfigError, ConvertConfig
 from paribus.data.samples import DataError, Reader, Split
 from paribus.data.splits import SPLITS
 from paribus.data.writing import IMAGES, Annotated, areas_of, marks, write_coco, write_voc, write_yolo

@@ -2,15 +2,13 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning import Trainer
 
-from paribus.callbacks import Judging
+from paribus.callbacks import Judging, gathered
 from paribus.curves import figure, table
 from paribus.metrics.judged import Judged
 from paribus.results import write_text
@@ -42,7 +40,7 @@ class Detected(Judging):
         metric = task.metrics[split]
         if not hasattr(type(metric), "judged"):
             return
-        judged, curves, ids = metric.judged, metric.curves, _gathered(self.ids)  # of all processes: each asks
+        judged, curves, ids = metric.judged, metric.curves, gathered(self.ids)  # of all processes: each asks
         if not trainer.is_global_zero:
             return
         classes = trainer.datamodule.classes  # type: ignore[attr-defined]
@@ -53,15 +51,6 @@ class Detected(Judging):
         write_text(self.folder / f"curves_{split}.csv", table(curves, classes))
         picture = figure(curves, classes, title=split)
         picture.savefig(self.folder / "figures" / f"{split}_curves.png", dpi=160)
-
-
-def _gathered(ids: list[str]) -> list[str]:
-    """Of all processes, in the order of the set: process r of n has seen r, r + n, ..."""
-    if not torch.distributed.is_initialized():
-        return ids
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, ids)
-    return [one for row in zip_longest(*parts) for one in row if one is not None]
 
 
 def predictions(judged: Judged) -> list[dict[str, Any]]:

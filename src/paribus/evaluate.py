@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from paribus import results
-from paribus.config import ConfigError, EvaluateConfig, Parts, TrainConfig
+from paribus.build import Parts
+from paribus.config import ConfigError, EvaluateConfig, TrainConfig
 from paribus.restore import masks_as, one_device, restored, run_config, without_data_set
 from paribus.train import CHECKPOINT, judge, quiet
 

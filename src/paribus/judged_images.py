@@ -1,6 +1,6 @@
 """What each image of a judged split adds to its metric, so that two runs can be compared image by image."""
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from paribus.callbacks import Judging
+from paribus.callbacks import Judging, gathered
 from paribus.metrics.coco import IOUS
 from paribus.metrics.judged import Judged
 from paribus.metrics.matching import IGNORED, Overlaps, matches, overlaps
-from paribus.results import write_text
+from paribus.results import write_bytes, write_text
 from paribus.tables import csv_text
 
 
@@ -62,27 +62,28 @@ class JudgedImages(Judging):
             return
         metric = task.metrics[split]
         whole = metric.judged if task.target == "boxes" else None  # of all processes: each asks
-        mine = torch.cat(self.kept).cpu().numpy() if self.kept else None
+        mine = torch.cat(self.kept).cpu().numpy() if self.kept else ()
         self.kept = []
-        ids, values = _gathered(self.ids, mine)
+        ids, rows = np.array(gathered(self.ids), dtype=np.str_), gathered([*mine])
+        values = np.stack(rows) if rows else None
         if not trainer.is_global_zero:
             return
         classes, name = task.metrics[split].classes, "_".join(["images", split, *self.named])
         self.folder.mkdir(parents=True, exist_ok=True)
         by_id = np.argsort(ids, kind="stable")
         if whole is not None:
-            _write(self.folder / f"{name}.npz", of_boxes(whole, ids, len(classes)))
+            _save(self.folder / f"{name}.npz", of_boxes(whole, ids, len(classes)))
         elif task.target == "label" and values is not None:
-            rows = [
+            cells = [
                 [ids[i], classes[label], classes[found], int(label == found)]
                 for i, (label, found) in zip(by_id, values[by_id].tolist(), strict=True)
             ]
             write_text(
-                self.folder / f"{name}.csv", csv_text([["id", "label", "prediction", "correct"], *rows])
+                self.folder / f"{name}.csv", csv_text([["id", "label", "prediction", "correct"], *cells])
             )
         elif values is not None:
             counts = dict(zip(("hits", "truth", "predicted"), values[by_id].transpose(1, 0, 2), strict=True))
-            _write(self.folder / f"{name}.npz", {"ids": ids[by_id], **counts})
+            _save(self.folder / f"{name}.npz", {"ids": ids[by_id], **counts})
 
 
 def labels(logits: Tensor, target: Tensor) -> Tensor:
@@ -139,27 +140,8 @@ def of_boxes(judged: Judged, ids: np.ndarray, classes: int) -> dict[str, np.ndar
     }
 
 
-def _gathered(ids: list[str], values: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Of all processes, in the order of the set: process r of n has seen r, r + n, ..."""
-    parts: list[Any] = [(ids, values)]
-    if torch.distributed.is_initialized():
-        parts = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, (ids, values))
-    places = np.concatenate(
-        [np.arange(len(part)) * len(parts) + rank for rank, (part, _) in enumerate(parts)]
-    )
-    order = np.argsort(places)
-    held = [part for _, part in parts if part is not None]
-    names = np.array([name for part, _ in parts for name in part], dtype=np.str_)
-    return names[order], np.concatenate(held)[order] if held else None
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Replaces the file at once: it loads with ``allow_pickle=False``."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """It loads with ``allow_pickle=False``."""
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_bytes(path, content.getvalue())

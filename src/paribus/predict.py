@@ -13,7 +13,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from paribus import results
-from paribus.config import ConfigError, Parts, PredictConfig, TrainConfig
+from paribus.build import Parts
+from paribus.config import ConfigError, PredictConfig, TrainConfig
 from paribus.data.files import SUFFIXES, SampleError, read_image
 from paribus.data.samples import IGNORE, Sample
 from paribus.restore import masks_as, one_device, restored, run_config, without_data_set

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paribus import results
+from paribus.build import Parts, build
 from paribus.checks import check
-from paribus.config import ConfigError, Parts, TrainConfig, build
+from paribus.config import ConfigError, TrainConfig
 from paribus.train import CHECKPOINT
 from paribus.trust import refuse_foreign
 

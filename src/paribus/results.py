@@ -50,12 +50,17 @@ PACKAGES = ("paribus", "torch", "torchvision", "lightning", "timm", "albumentati
 
 def write_text(path: str | Path, text: str) -> None:
     """Replace a file atomically: after a crash it holds the old text or the new, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Replace a file atomically, as `write_text`."""
     path = Path(path)
     # In the same folder, since os.replace is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -2,11 +2,15 @@
 
 import csv
 import io
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
@@ -22,6 +26,17 @@ class Link(NamedTuple):
 
 
 Cell = str | Link
+
+
+def wide_console() -> "Console":
+    """Where tables are printed: as broad as the terminal; a file has no width, and the 80 that rich would take break
+    long levels."""
+    from rich.console import Console
+
+    found = Console(highlight=False)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = 100
+    return found
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:

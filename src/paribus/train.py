@@ -10,8 +10,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from paribus.build import Parts, build
 from paribus.checks import check
-from paribus.config import Parts, TrainConfig, TrainerConfig, build
+from paribus.config import TrainConfig, TrainerConfig
 from paribus.device import check_device, device_name, peak_memory, set_threads
 from paribus.record import Record, claimed, known_result
 from paribus.sweep.probe import probe

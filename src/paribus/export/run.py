@@ -10,8 +10,9 @@ from tempfile import mkdtemp
 from typing import Any
 
 from paribus import results
+from paribus.build import Parts
 from paribus.checks import TASKS
-from paribus.config import ConfigError, ExportConfig, Parts, TrainConfig
+from paribus.config import ConfigError, ExportConfig, TrainConfig
 from paribus.restore import one_device, restored, run_config, without_data_set
 from paribus.train import CHECKPOINT
 

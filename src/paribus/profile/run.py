@@ -13,8 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from paribus.build import make
 from paribus.checks import check_profile, near
-from paribus.config import ConfigError, ProfileConfig, TrainerConfig, make
+from paribus.config import ConfigError, ProfileConfig, TrainerConfig
 from paribus.door import quoted
 
 if TYPE_CHECKING:

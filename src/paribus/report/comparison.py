@@ -32,6 +32,9 @@ class Level:
     paired: Paired | None  # None: the baseline itself, or no seed in common with it
     p: float | None  # of the paired t test, Holm-corrected over the levels
     verdict: str  # "baseline", statistics.verdict's words, or empty
+    reference: (
+        str | None
+    )  # label of the level it is compared with; None: the baseline itself, or that has no run
     needed: int | None  # seeds that would show the difference seen, if it is true; None: shown, or too many
     runs: dict[int, Run]  # by seed
 
@@ -51,6 +54,11 @@ class Comparison:
     warnings: list[str]
     effects: list[Effect]  # of several factors: main effects and interactions
     spread: float | None  # standard deviation of the differences to the baseline, pooled over the levels
+
+    @property
+    def by(self) -> str:
+        """The title of a column of levels."""
+        return self.factors[0] if len(self.factors) == 1 else "level"
 
     @property
     def title(self) -> str:
@@ -82,6 +90,10 @@ class Scale:
     @property
     def factor(self) -> int:
         return 100 if self.percent else 1
+
+    def named(self, metric: str) -> str:
+        """A metric with its unit, for an axis or a heading."""
+        return f"{metric}, {self.unit}" if self.unit else metric
 
     def __call__(self, value: float | None, sign: str = "") -> str:
         if value is None:
@@ -138,7 +150,8 @@ def compare(runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
         lacking = {seed: _why_not(cell.get(seed)) for seed in seeds if seed not in held}
         of = summary(list(held.values())) if held else None
         needed = _needed(held, values[reference[key]]) if said == "no difference shown" else None
-        levels.append(Level(key, _label(factors, key), held, lacking, of, pair, p, said, needed, cell))
+        to = _label(factors, reference[key]) if pair else None
+        levels.append(Level(key, _label(factors, key), held, lacking, of, pair, p, said, to, needed, cell))
     return Comparison(
         question=ablation.get("question"),
         source=ablation.get("source"),

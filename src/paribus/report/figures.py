@@ -156,7 +156,7 @@ def _finish(axes: "Axes", comparison: Comparison, scale: Scale) -> None:
     if scale.percent:  # an interval may reach past what is possible; the axis does not
         margin = 0.02 * (high - low)
         axes.set_xlim(max(low, -margin), min(high, 100 + margin))
-    axes.set_xlabel(f"{comparison.metric}, {scale.unit}" if scale.unit else comparison.metric, fontsize=10)
+    axes.set_xlabel(scale.named(comparison.metric), fontsize=10)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", color=PALE)
     axes.grid(axis="x", color=PALE, linewidth=0.6)

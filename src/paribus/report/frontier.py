@@ -18,10 +18,10 @@ Point = tuple[float, float, float, Level]  # cost, mean, half the interval
 
 def frontier_picture(comparison: Comparison) -> Picture | None:
     """A panel for each cost in which the levels differ; None where they differ in none."""
-    differing = [cost for cost in COSTS if costs(comparison, cost)]
+    differing = [(cost, spent) for cost in COSTS if (spent := costs(comparison, cost))]
     if not differing:
         return None
-    draws: list[Draw] = [_panel(comparison, cost) for cost in differing]
+    draws: list[Draw] = [_panel(comparison, cost, spent) for cost, spent in differing]
     title = f"{comparison.metric} and what it costs"
     lines = [
         "Diamond and bar: mean and its 95 % t interval; costs: the median of the seeds.",
@@ -32,7 +32,7 @@ def frontier_picture(comparison: Comparison) -> Picture | None:
         lines[1] += " They and the baseline are named."
     columns = min(2, len(draws))
     foot = [f"{lines[0]}  {lines[1]}", lines[2]] if columns == 2 else lines
-    names = ", ".join(cost.title for cost in differing)
+    names = ", ".join(cost.title for cost, _ in differing)
     return Picture(
         "frontier",
         f"{comparison.metric} of each level over {names}.",
@@ -51,8 +51,8 @@ def unbeaten(points: list[tuple[float, float]], *, more: bool) -> list[tuple[flo
     return sorted(found)
 
 
-def _panel(comparison: Comparison, cost: Cost) -> Draw:
-    scale, spent = Scale.of(comparison), costs(comparison, cost)
+def _panel(comparison: Comparison, cost: Cost, spent: dict[str, float]) -> Draw:
+    scale = Scale.of(comparison)
     sign = 1 if comparison.mode == "max" else -1
 
     def draw(axes: "Axes") -> None:
@@ -98,7 +98,7 @@ def _finish(axes: "Axes", comparison: Comparison, scale: Scale, cost: Cost, spen
     axes.xaxis.set_major_formatter(lambda value, _: amount(value))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"{cost.title} ({'more' if cost.more else 'less'} is better)", fontsize=9.5)
-    axes.set_ylabel(f"{comparison.metric}{', ' + scale.unit if scale.unit else ''}", fontsize=9.5)
+    axes.set_ylabel(scale.named(comparison.metric), fontsize=9.5)
 
 
 def amount(value: float) -> str:

@@ -12,7 +12,7 @@ from paribus.report.page import page
 from paribus.report.sections import Section, Table
 from paribus.report.sentences import best, score, states
 from paribus.results import Run, find_runs, write_text
-from paribus.tables import Cell, Link
+from paribus.tables import Cell, Link, wide_console
 
 if TYPE_CHECKING:
     from rich.table import Table as Printed
@@ -53,16 +53,12 @@ class Entry:
 def run(*, root: str | Path = "runs", output: str | Path | None = None) -> Path:
     """Print the index of all runs under `root`, write it as index.html into `output` (default: the root), and return
     that file. A root without runs is a ValueError."""
-    from rich.console import Console
-
     root = Path(root)
     runs = find_runs(root)
     if not runs:
         raise ValueError(f"say `ablation=<name>` or `runs=<folder>`; there are no runs in {root} yet")
     compared, plain = entries(runs)
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 100
+    console = wide_console()
     console.print()
     if compared:
         console.print(_printed(["runs", *NUMBERS, "best"], _rows(compared, root)))

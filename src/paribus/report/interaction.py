@@ -1,12 +1,12 @@
 """Two factors in one picture: parallel lines add up, others interact. No torch, no lightning."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from paribus.report.comparison import Comparison, Scale
-from paribus.report.figures import GREY, Draw, Picture, sheet
+from paribus.report.figures import GREY, Draw, Picture, sheet, short
 from paribus.report.statistics import Summary, summary
 
 if TYPE_CHECKING:
@@ -89,19 +89,14 @@ def _panel(comparison: Comparison, pair: tuple[int, int], found: Cells) -> Draw:
                 color=color, linewidth=1.6, linestyle=DASHES[row % len(DASHES)], marker="o", markersize=5,
                 label=line,
             )  # fmt: skip
-        axes.set_xticks(range(len(places)), _fitting(places))
+        axes.set_xticks(range(len(places)), [short(word, max(4, 48 // len(places))) for word in places])
         axes.set_xlim(-0.35, len(places) - 0.65)
         axes.margins(y=0.08)
         axes.set_xlabel(names[across], fontsize=9.5)
-        axes.set_ylabel(f"{comparison.metric}{', ' + scale.unit if scale.unit else ''}", fontsize=9.5)
+        axes.set_ylabel(scale.named(comparison.metric), fontsize=9.5)
         axes.legend(
             title=names[1 - across], loc="lower left", bbox_to_anchor=(0, 1.02), ncols=min(4, len(lines)),
             frameon=False, fontsize=8.5, title_fontsize=8.5, alignment="left", borderaxespad=0, labelcolor=GREY,
         )  # fmt: skip
 
     return draw
-
-
-def _fitting(words: Sequence[str]) -> list[str]:
-    room = max(4, 48 // len(words))
-    return [word if len(word) <= room else word[: room - 1] + "…" for word in words]

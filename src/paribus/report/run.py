@@ -2,7 +2,6 @@
 with pictures. Works while the runs are still being made. No torch, no lightning."""
 
 import difflib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from paribus.report.comparison import Comparison, compare
 from paribus.report.sentences import ALARMS, legend, notes
 from paribus.report.table import format_table, table_csv, table_tex
 from paribus.results import find_runs, natural, write_text
+from paribus.tables import wide_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,16 +23,12 @@ def run(*, folder: str | Path, metric: str | None = None, output: str | Path | N
 
     `metric` is a name in the runs' results; by default the ablation's.
     """
-    from rich.console import Console
-
     folder = Path(folder)
     runs = find_runs(folder)
     if not runs:
         raise ValueError(f"{folder} holds no runs (folders with a config.yaml); train some first")
     comparison = compare(runs, metric=metric)
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 100  # a file has no width, and rich would take 80, which breaks long levels
+    console = wide_console()
     _print(comparison, console)
 
     output = Path(output) if output else folder / "report"

@@ -109,8 +109,11 @@ def _published(comparison: Comparison) -> Section | None:
         return None
     scale = Scale.of(comparison)
     ours = {level.label: score(level, scale) for level in comparison.levels}
-    ours_in = f"{comparison.metric}, {scale.unit}" if scale.unit else comparison.metric
-    header = [rows(comparison)[0][0], f"here:\n{ours_in}", f"published:\n{published.get('metric', '')}"]
+    header = [
+        comparison.by,
+        f"here:\n{scale.named(comparison.metric)}",
+        f"published:\n{published.get('metric', '')}",
+    ]
     labels = list(dict.fromkeys([*ours, *values]))
     cells = [[label, ours.get(label, ""), _word(values.get(label, ""))] for label in labels]
     source = f" ({comparison.source})" if comparison.source else ""
@@ -156,8 +159,7 @@ def _equal(comparison: Comparison) -> Section:
 def _each_seed(comparison: Comparison) -> Section:
     scale = Scale.of(comparison)
     header, cells = each_seed(comparison)
-    unit = f", {scale.unit}" * bool(scale.unit)
-    return Section(f"Every seed: {comparison.metric}{unit}", table=Table(header, cells, header[:1]))
+    return Section(f"Every seed: {scale.named(comparison.metric)}", table=Table(header, cells, header[:1]))
 
 
 def _made(comparison: Comparison, command: str) -> Section:

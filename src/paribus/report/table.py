@@ -32,9 +32,8 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     changes = plus_minus(
         [(p.difference, p.half) if (p := level.paired) else (None, None) for level in levels], "+"
     )
-    factor = comparison.factors[0] if len(comparison.factors) == 1 else "level"
     units = ["", "", scale.unit, scale.unit, "points" * scale.percent, "", ""]
-    names = [factor, "n", comparison.metric, "std", "difference", "p", "verdict"]
+    names = [comparison.by, "n", comparison.metric, "std", "difference", "p", "verdict"]
     cells = []
     for level, s, score, change in zip(levels, of, scores, changes, strict=True):
         std = scale(s.std if s else None)
@@ -52,9 +51,9 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def each_seed(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and cells: the metric of every run."""
     seeds = sorted({seed for level in comparison.levels for seed in level.values})
-    scale, header = Scale.of(comparison), rows(comparison)[0]
+    scale = Scale.of(comparison)
     cells = [[level.label, *(scale(level.values.get(seed)) for seed in seeds)] for level in comparison.levels]
-    return [header[0], *(f"seed {seed}" for seed in seeds)], cells
+    return [comparison.by, *(f"seed {seed}" for seed in seeds)], cells
 
 
 def format_table(comparison: Comparison) -> "Table":

@@ -58,7 +58,8 @@ def uncertainty(comparison: Comparison, resamples: int = RESAMPLES) -> list[Over
     Runs that were judged on other images, or again on another set, are named in ``why_not``. Fewer resamples, 200
     at least, where these would take longer than some 7 s.
     """
-    pairs = [(level, to) for level in comparison.levels if (to := _baseline(comparison, level))]
+    levels = {level.label: level for level in comparison.levels}
+    pairs = [(level, levels[level.reference]) for level in comparison.levels if level.reference in levels]
     held = _held(comparison, {at.label: at for pair in pairs for at in pair}.values())
     seeds = {
         level.label: [s for s in sorted(level.values) if {(level.label, s), (to.label, s)} <= held.keys()]
@@ -102,18 +103,6 @@ def uncertainty(comparison: Comparison, resamples: int = RESAMPLES) -> list[Over
             )
         )
     return found
-
-
-def _baseline(comparison: Comparison, level: Level) -> Level | None:
-    """The level that this one was compared with: of all baselines that with most of its own values."""
-    if level.paired is None:
-        return None
-    baselines = [other for other in comparison.levels if other.verdict == "baseline"]
-    return max(
-        baselines,
-        key=lambda other: sum(a == b for a, b in zip(other.key, level.key, strict=True)),
-        default=None,
-    )
 
 
 def _held(comparison: Comparison, levels: Iterable[Level]) -> dict[Place, tuple[Images, float]]:

@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from paribus.sweep.standing import FAILED, Standing, count
+from paribus.sweep.standing import FAILED, Standing, count, is_grid
 
 OURS = "hydra_plugins.paribus_launcher."
 
@@ -38,7 +38,7 @@ class Sweep(Callback):
         ours = config.hydra.launcher._target_.startswith(OURS)
         if config.plan and not ours:
             sys.exit("error: plan=true asks Paribus's own launcher: hydra/launcher=paribus")
-        if config.plan and not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+        if config.plan and not is_grid(config):
             sys.exit(
                 "error: this sweeper chooses each run by what the ones before found: nothing can be planned"
             )

@@ -39,6 +39,7 @@ class Job:
     pipe: Any = None
     started: float = 0.0
     told: str | None = None  # why it was told to end
+    known: dict[str, Any] = field(default_factory=dict)  # its result as it was when it was settled
     refused: bool = False  # its config, or that its folder holds another
     result: JobReturn = field(default_factory=JobReturn)
 
@@ -71,16 +72,16 @@ class Job:
         HydraConfig.instance().set_config(self.composed)
         try:
             typed = check(self.result.cfg)  # type: ignore[arg-type]
-            known = known_result(self.folder, typed) or {}
+            self.known = known_result(self.folder, typed) or {}
         except ValueError as error:
             self.refused = True
             self.failed(error)
             return None
-        if known.get("status") == "done":
-            self.done(known["metrics"].get(typed.metric))
+        if self.known.get("status") == "done":
+            self.done(self.known["metrics"].get(typed.metric))
             return None
-        if known.get("status") == "failed" and not typed.retry_failed:
-            said = known["error"]
+        if self.known.get("status") == "failed" and not typed.retry_failed:
+            said = self.known["error"]
             self.failed(FailedRunError(f"{said['type']}: {said['message']} (before; retry_failed=false)"))
             return None
         return typed

@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from paribus.config import LauncherConfig, TrainConfig
 from paribus.report.comparison import Scale, compare
 from paribus.report.statistics import detectable
-from paribus.results import Run, find_runs
+from paribus.results import find_runs
 from paribus.sweep.forked import apart
 from paribus.sweep.job import Job
 from paribus.sweep.probe import Cost, probe
@@ -30,34 +29,29 @@ def plan(jobs: Sequence[Job], keys: LauncherConfig) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    levels: dict[str, list[tuple[Job, TrainConfig | None, dict[str, Any]]]] = {}
+    levels: dict[str, list[tuple[Job, TrainConfig | None]]] = {}
     for job in jobs:
         typed = job.settle()
         if typed is not None:
             job.done(None)  # for now
-        known = Run.read(job.folder).result if (job.folder / "config.yaml").is_file() else {}
-        levels.setdefault(job.level, []).append((job, typed, known))
+        levels.setdefault(job.level, []).append((job, typed))
     table = Table("level", "runs", "state", "a run", "left", box=None, padding=(0, 2, 0, 0))
     seconds, disk, slots = 0.0, 0, None
     for level, runs in levels.items():
-        left = [typed for _, typed, _ in runs if typed is not None]
-        spent = [known["seconds"] for _, _, known in runs if known.get("status") == "done"]
-        cost = None
+        left = [typed for _, typed in runs if typed is not None]
         if left:
             slots = slots or Slots(keys, left[0])
-            cost = _cost(runs[0][0], left[0], slots)
-        each = sum(spent) / len(spent) if spent else cost.seconds if cost else 0.0
-        states = Counter(_state(job, known) for job, _, known in runs)
+        each = _spent([job for job, _ in runs])
+        if each is None and left:
+            assert slots is not None
+            each = _probed(runs[0][0], left[0], slots)
+        states = Counter(_state(job) for job, _ in runs)
         said = ", ".join(f"{n} {state}" for state, n in states.items())
-        table.add_row(
-            Text(level),
-            str(len(runs)),
-            said,
-            clock(each) if each else "",
-            clock(each * len(left)) if left else "",
-        )
-        seconds += each * len(left)
-        disk += cost.bytes * len(left) if cost else 0
+        more = clock(each.seconds * len(left)) if each and left else ""
+        table.add_row(Text(level), str(len(runs)), said, clock(each.seconds) if each else "", more)
+        if each:
+            seconds += each.seconds * len(left)
+            disk += each.bytes * len(left)
     console.print(table)
     console.print()
     if slots:
@@ -72,7 +66,16 @@ def plan(jobs: Sequence[Job], keys: LauncherConfig) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _cost(job: Job, typed: TrainConfig, slots: Slots) -> Cost:
+def _spent(jobs: Sequence[Job]) -> Cost | None:
+    """What the finished runs of a level took; None if there is none."""
+    done = [job for job in jobs if job.known.get("status") == "done"]
+    if not done:
+        return None
+    kept = [file.stat().st_size for job in done for file in (job.folder / "checkpoints").glob("*.ckpt")]
+    return Cost(sum(job.known["seconds"] for job in done) / len(done), sum(kept) // len(done))
+
+
+def _probed(job: Job, typed: TrainConfig, slots: Slots) -> Cost:
     environment = slots.take(job)
     try:
         return apart(probe, typed, config=job.composed, share=environment)
@@ -80,10 +83,10 @@ def _cost(job: Job, typed: TrainConfig, slots: Slots) -> Cost:
         slots.give_back(job)
 
 
-def _state(job: Job, known: dict[str, Any]) -> str:
+def _state(job: Job) -> str:
     if job.refused:
         return "refused"
-    state = known.get("status", "new")
+    state = job.known.get("status", "new")
     return "interrupted" if state == "running" else state
 
 

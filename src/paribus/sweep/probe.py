@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from paribus.config import TrainConfig, build
+from paribus.build import build
+from paribus.config import TrainConfig
 from paribus.sweep.standing import clock
 
 STEPS, WARM = 8, 2  # batches that are timed; the first of them, which are not

@@ -137,9 +137,14 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
+def is_grid(config: DictConfig) -> bool:
+    """Whether a sweep's runs are known before the first is made; else the sweeper chooses each by those before."""
+    return config.hydra.sweeper._target_.endswith("BasicSweeper")
+
+
 def count(config: DictConfig) -> int | None:
     """How many runs a sweep has; None if the sweeper decides that itself."""
-    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+    if not is_grid(config):
         return config.hydra.sweeper.get("n_trials")
     params = config.hydra.sweeper.params or {}
     lines = [f"{key!s}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)

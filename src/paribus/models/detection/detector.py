@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from paribus.models.layers import pad_to_multiple
+
 Target = dict[
     str, Tensor
 ]  # boxes float [N, 4] xyxy pixels, labels int64 [N] from 0; some have masks [N, H, W]
@@ -45,8 +47,14 @@ class Detector(nn.Module, ABC):
     """
 
     backbone: Any  # see backbones
+    pyramid: Any  # see fpn.py; none of those that see no maps, or the backbone's coarsest alone
     # How the data searches images for proposals, in the keywords of selective_search; None: it does not.
     search: dict[str, Any] | None = None
+
+    def maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The images, padded to what the coarsest stride divides, and the maps of `pyramid`, of those that have one."""
+        images = pad_to_multiple(images, max(self.backbone.strides))
+        return images, self.pyramid(self.backbone(images))
 
     @abstractmethod
     def see(self, images: Tensor, proposals: list[Tensor] | None = None) -> Seen:

@@ -7,13 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from paribus.models.backbones import Backbone
 from paribus.models.detection.box_head import RoI
-from paribus.models.detection.detector import Seen, Target, need_positive
+from paribus.models.detection.detector import Seen, Target
 from paribus.models.detection.faster_rcnn import FasterRCNN, proposed
 from paribus.models.detection.fpn import Neck
 from paribus.models.detection.proposer import Proposer, Search
-from paribus.models.layers import pad_to_multiple
 
 
 class FastRCNN(FasterRCNN):
@@ -34,8 +32,6 @@ class FastRCNN(FasterRCNN):
     def __init__(
         self,
         *,
-        backbone: Backbone,
-        num_classes: int,
         proposals: Literal["grid", "selective_search", "rpn"] = "selective_search",
         num_proposals: int = 1000,
         search_strategy: Search = "fast",
@@ -46,43 +42,14 @@ class FastRCNN(FasterRCNN):
         windows_per_octave: int = 2,
         window_ratios: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0),
         window_step: float = 0.25,
-        pyramid_channels: int = 256,
         neck: Neck = "none",
-        levels: list[int] | None = None,
-        anchor_scale: float = 8.0,
-        anchors_per_octave: int = 1,
-        anchor_ratios: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0),
-        candidates: int = 1000,
-        rpn_batch: int = 64,
         roi: RoI = "pool",
-        box_channels: int = 1024,
-        box_batch: int = 64,
-        score_thresh: float = 0.05,
-        nms_thresh: float = 0.5,
-        detections_per_img: int = 100,
+        candidates: int = 1000,
+        **keys: Any,
     ):
         if proposals not in ("grid", "selective_search", "rpn"):
             raise ValueError(f"model.proposals={proposals}: grid, selective_search or rpn")
-        need_positive(num_proposals=num_proposals)
-        super().__init__(
-            backbone=backbone,
-            num_classes=num_classes,
-            pyramid_channels=pyramid_channels,
-            neck=neck,
-            levels=levels,
-            anchor_scale=anchor_scale,
-            anchors_per_octave=anchors_per_octave,
-            anchor_ratios=anchor_ratios,
-            roi=roi,
-            box_channels=box_channels,
-            num_proposals=num_proposals,
-            candidates=candidates,
-            rpn_batch=rpn_batch,
-            box_batch=box_batch,
-            score_thresh=score_thresh,
-            nms_thresh=nms_thresh,
-            detections_per_img=detections_per_img,
-        )
+        super().__init__(num_proposals=num_proposals, neck=neck, roi=roi, candidates=candidates, **keys)
         self.proposer: Proposer | None = None
         if proposals != "rpn":
             self.proposer = Proposer(
@@ -107,8 +74,7 @@ class FastRCNN(FasterRCNN):
             return super().see(images)
         size = (images.shape[-2], images.shape[-1])
         given = self.proposer(proposals, size, images)
-        images = pad_to_multiple(images, max(self.backbone.strides))
-        return Seen(images, self.pyramid(self.backbone(images)), size, given)
+        return Seen(*self.maps(images), size, given)
 
     def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
         if self.proposer is None:
@@ -119,6 +85,6 @@ class FastRCNN(FasterRCNN):
     def raw(self, images: Tensor) -> tuple[Any, ...]:
         if self.proposer is None:
             return super().raw(images)
-        maps = self.pyramid(self.backbone(pad_to_multiple(images, max(self.backbone.strides))))
+        _, maps = self.maps(images)
         count = len(images) * (self.proposer.most or 0)
         return self.box_head.classify(torch.zeros(count, maps[0].shape[1], 7, 7, device=images.device))

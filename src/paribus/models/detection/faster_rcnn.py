@@ -12,7 +12,6 @@ from paribus.models.detection.box_head import BoxHead, RoI
 from paribus.models.detection.detector import Detector, Seen, Target, need_positive
 from paribus.models.detection.fpn import Neck, image_list, make_anchors, make_pyramid, trimmed
 from paribus.models.detection.rpn import ProposalNetwork
-from paribus.models.layers import pad_to_multiple
 
 SPAN = (4, 64)  # P2 to P6 of the pyramid's paper
 
@@ -104,8 +103,7 @@ class FasterRCNN(Detector):
     def see(self, images: Tensor, proposals: list[Tensor] | None = None) -> Seen:
         """The proposals are its own."""
         height, width = images.shape[-2:]
-        images = pad_to_multiple(images, max(self.backbone.strides))
-        maps = self.pyramid(self.backbone(images))
+        images, maps = self.maps(images)
         outputs = self.rpn(maps)
         found = self.rpn.proposals(outputs, image_list(images, height, width), maps)
         return Seen(images, maps, (height, width), found, outputs)
@@ -127,7 +125,7 @@ class FasterRCNN(Detector):
         """What is computed for an image with the full number of proposals, without selecting them: for
         counting.
         """
-        maps = self.pyramid(self.backbone(pad_to_multiple(images, max(self.backbone.strides))))
+        _, maps = self.maps(images)
         pooled = torch.zeros(
             len(images) * self.rpn.post_nms_top_n(), maps[0].shape[1], 7, 7, device=images.device
         )

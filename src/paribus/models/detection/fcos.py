@@ -8,8 +8,8 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 
 from paribus.models.backbones import Backbone
 from paribus.models.detection.detector import Seen, Target, need_positive
-from paribus.models.detection.fpn import Anchors, Neck, make_pyramid, trimmed
-from paribus.models.detection.one_stage import OneStage, without_padding
+from paribus.models.detection.fpn import Anchors, Neck, make_pyramid
+from paribus.models.detection.one_stage import OneStage
 from paribus.models.normalization import Norm, make_norm
 
 SPAN = (8, 128)  # the paper's P3 to P7
@@ -76,9 +76,7 @@ class FCOS(OneStage, detection.FCOS):
             detections_per_img=detections_per_img,
             topk_candidates=candidates,
         )
-        del self.transform
-        self.backbone = trimmed(backbone, max(pyramid.indices))
-        self.pyramid = pyramid
+        self.keep(backbone, pyramid)
 
     def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
         counts = [m.shape[-2] * m.shape[-1] for m in seen.maps]
@@ -88,9 +86,6 @@ class FCOS(OneStage, detection.FCOS):
             "box": found["bbox_regression"],
             "centerness": found["bbox_ctrness"],
         }
-
-    def detections(self, seen: Seen) -> list[Target]:
-        return without_padding(seen, self.postprocess_detections(*self.by_level(seen)))
 
 
 def _no_norm(channels: int) -> nn.Module:

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from paribus.models.backbones import Backbone
 from paribus.models.detection.detector import Detector, Seen, Target
-from paribus.models.detection.fpn import image_list
-from paribus.models.layers import pad_to_multiple
+from paribus.models.detection.fpn import image_list, trimmed
 
 
 class OneStage(Detector):
@@ -14,22 +14,27 @@ class OneStage(Detector):
     and leaves out the resizing and normalizing of images, and the losses that torchvision has in training only.
     """
 
-    pyramid: Any
     # torchvision's, which mypy does not see.
+    transform: Any
     head: Any
     anchor_generator: Any
     proposal_matcher: Any
     compute_loss: Any
     postprocess_detections: Any
 
+    def keep(self, backbone: Backbone, pyramid: Any) -> None:
+        """In place of what torchvision has: no resizing, the pyramid by itself, and of the backbone what it takes."""
+        del self.transform
+        self.backbone = trimmed(backbone, max(pyramid.indices))
+        self.pyramid = pyramid
+
     def raw(self, images: Tensor) -> dict[str, Tensor]:
         """What is computed for every image alike, before boxes are selected: for counting operations."""
-        return self.head(self.pyramid(self.backbone(pad_to_multiple(images, max(self.backbone.strides)))))
+        return self.head(self.maps(images)[1])
 
     def see(self, images: Tensor, proposals: list[Tensor] | None = None) -> Seen:
         height, width = images.shape[-2:]
-        images = pad_to_multiple(images, max(self.backbone.strides))
-        maps = self.pyramid(self.backbone(images))
+        images, maps = self.maps(images)
         # float32, because boxes are decoded in the type of the deltas.
         outputs = {name: output.float() for name, output in self.head(maps).items()}
         return Seen(images, maps, (height, width), outputs=outputs)
@@ -47,6 +52,9 @@ class OneStage(Detector):
         outputs = {name: list(output.split(counts, dim=1)) for name, output in seen.outputs.items()}
         anchors = [list(a.split(counts)) for a in self.anchors(seen)]
         return outputs, anchors, [seen.size] * len(seen.images)
+
+    def detections(self, seen: Seen) -> list[Target]:
+        return without_padding(seen, self.postprocess_detections(*self.by_level(seen)))
 
 
 def without_padding(seen: Seen, found: list[Target]) -> list[Target]:

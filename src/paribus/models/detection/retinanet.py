@@ -8,8 +8,8 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from paribus.models.backbones import Backbone
 from paribus.models.detection.detector import Seen, Target, need_positive
-from paribus.models.detection.fpn import Neck, make_anchors, make_pyramid, trimmed
-from paribus.models.detection.one_stage import OneStage, without_padding
+from paribus.models.detection.fpn import Neck, make_anchors, make_pyramid
+from paribus.models.detection.one_stage import OneStage
 from paribus.models.normalization import Norm, make_norm
 
 SPAN = (8, 128)  # the paper's P3 to P7
@@ -79,13 +79,8 @@ class RetinaNet(OneStage, detection.RetinaNet):
             detections_per_img=detections_per_img,
             topk_candidates=candidates,
         )
-        del self.transform
-        self.backbone = trimmed(backbone, max(pyramid.indices))
-        self.pyramid = pyramid
+        self.keep(backbone, pyramid)
 
     def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
         found = self.compute_loss(targets, seen.outputs, self.anchors(seen))
         return {"classification": found["classification"], "box": found["bbox_regression"]}
-
-    def detections(self, seen: Seen) -> list[Target]:
-        return without_padding(seen, self.postprocess_detections(*self.by_level(seen)))

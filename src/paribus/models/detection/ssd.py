@@ -12,7 +12,7 @@ from paribus.models.activation import Activation
 from paribus.models.backbones import Backbone
 from paribus.models.detection.default_boxes import DefaultBoxes
 from paribus.models.detection.detector import Seen, Target, need_positive
-from paribus.models.detection.fpn import FeaturePyramid, Neck, trimmed
+from paribus.models.detection.fpn import FeaturePyramid, Neck
 from paribus.models.detection.one_stage import OneStage, without_padding
 from paribus.models.layers import ConvNormAct
 from paribus.models.normalization import Norm
@@ -111,9 +111,7 @@ class SSD(OneStage, ssd.SSD):
             detections_per_img=detections_per_img,
             topk_candidates=candidates,
         )
-        del self.transform
-        self.backbone = trimmed(backbone, max(pyramid.indices))
-        self.pyramid = pyramid
+        self.keep(backbone, pyramid)
 
     def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
         anchors = self.anchors(seen)

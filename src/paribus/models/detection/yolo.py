@@ -17,7 +17,7 @@ from paribus.models.detection.assignment import Assignment, Objects, assign, nea
 from paribus.models.detection.detector import Detector, Seen, Target, need_positive
 from paribus.models.detection.fpn import Neck, make_pyramid, trimmed
 from paribus.models.detection.selection import select
-from paribus.models.layers import ConvNormAct, pad_to_multiple
+from paribus.models.layers import ConvNormAct
 from paribus.models.normalization import Norm
 
 LARGEST = math.log(1000.0)  # strides; before the exponential, which must stay finite
@@ -89,12 +89,11 @@ class YOLO(Detector):
 
     def raw(self, images: Tensor) -> Tensor:
         """[B, cells, 4 + 1 + classes]: what is computed for every image alike, before boxes are selected."""
-        return self.head(self.pyramid(self.backbone(pad_to_multiple(images, max(self.backbone.strides)))))
+        return self.head(self.maps(images)[1])
 
     def see(self, images: Tensor, proposals: list[Tensor] | None = None) -> Seen:
         height, width = images.shape[-2:]
-        images = pad_to_multiple(images, max(self.backbone.strides))
-        maps = self.pyramid(self.backbone(images))
+        images, maps = self.maps(images)
         # float32, because boxes are decoded in the type of the outputs.
         return Seen(images, maps, (height, width), outputs={"cells": self.head(maps).float()})
 
