@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from made_runs import SCORES, make_ablation, make_run
 from paribus.report import run as report
 from paribus.report.comparison import compare
-from paribus.report.figures import levels_figure, narrow_levels_figure
+from paribus.report.figures import levels_figure, narrow_levels_figure, short
 from paribus.report.markdown import markdown
 from paribus.report.sections import sections
 from paribus.report.sentences import answer, failures, notes
@@ -411,3 +411,10 @@ def test_several_factors_are_told_apart_and_together(tmp_path):
     assert "depth 56 against 20, over the other factors: -17.40 ± 0.25, p < 0.001." in said
     assert "depth 56 with shortcut A: +45.00 beyond what the two add up to." in said
     assert "p of these 3 effects: paired t tests, Holm-corrected." in said
+
+
+def test_long_labels_that_begin_alike_are_told_apart():
+    assert short(["batch", "group"], 4) == ["bat…", "gro…"]
+    runs = [f"runs/a_long_folder/{name}" for name in ("batch", "group")]
+    assert short(runs, 10) == ["…der/batch", "…der/group"]
+    assert short(["same", "same"], 3) == ["sa…", "sa…"]

@@ -49,9 +49,13 @@ def blank(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), facecolor="white")
 
 
-def short(label: str, longest: int = LONGEST) -> str:
-    """A label that is not cut off at the edge, wherever it stands."""
-    return label if len(label) <= longest else f"{label[: longest - 1]}…"
+def short(labels: Sequence[str], longest: int = LONGEST) -> list[str]:
+    """Labels that are not cut off at the edge, wherever they stand: their ends go, or, where that would leave them
+    alike, as it does with the folders of runs, what they begin with."""
+    cut = [label if len(label) <= longest else f"{label[: longest - 1]}…" for label in labels]
+    if len(set(cut)) == len(set(labels)):
+        return cut
+    return [label if len(label) <= longest else f"…{label[1 - longest :]}" for label in labels]
 
 
 def levels_picture(comparison: Comparison) -> Picture:
@@ -74,7 +78,7 @@ def levels_figure(comparison: Comparison, *, titled: bool = True) -> "Figure":
     scale, levels = Scale.of(comparison), comparison.levels
     title = textwrap.wrap(comparison.title, 70) if titled else []
     # In inches: the margins keep their size whatever the number of levels.
-    labels = [short(level.label) for level in levels]
+    labels = short([level.label for level in levels])
     left = 0.3 + 0.085 * max(map(len, labels))
     bottom, top = 0.85 if titled else 0.55, (0.3 if titled else 0.1) + 0.24 * len(title)
     width, height = left + 4.0 + RIGHT, top + bottom + 0.46 * len(levels)
@@ -109,8 +113,9 @@ def narrow_levels_figure(comparison: Comparison) -> "Figure":
     axes = figure.add_axes((0.12 / width, bottom / height, 1 - 0.24 / width, 1 - (top + bottom) / height))
     _draw_levels(axes, comparison, scale, 0.55)
     edge = axes.get_yaxis_transform()
+    labels = short([level.label for level in levels])
     for row, level in enumerate(levels):
-        words = f"{short(level.label)}: {score(level, scale) or 'no finished run'}"
+        words = f"{labels[row]}: {score(level, scale) or 'no finished run'}"
         if level.verdict and len(words) + len(level.verdict) < 46:  # letters of a row
             words += f", {level.verdict}"
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}

@@ -89,7 +89,7 @@ def _panel(comparison: Comparison, pair: tuple[int, int], found: Cells) -> Draw:
                 color=color, linewidth=1.6, linestyle=DASHES[row % len(DASHES)], marker="o", markersize=5,
                 label=line,
             )  # fmt: skip
-        axes.set_xticks(range(len(places)), [short(word, max(4, 48 // len(places))) for word in places])
+        axes.set_xticks(range(len(places)), short(places, max(4, 48 // len(places))))
         axes.set_xlim(-0.35, len(places) - 0.65)
         axes.margins(y=0.08)
         axes.set_xlabel(names[across], fontsize=9.5)
