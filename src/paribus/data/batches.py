@@ -108,14 +108,17 @@ class Loader(DataLoader):
         yield from super().__iter__()
 
 
-def collate(samples: list[Sample], native: bool = False) -> tuple[torch.Tensor, Any, list[str]]:
+def collate(
+    samples: list[Sample], native: bool = False, stacked: torch.Tensor | None = None
+) -> tuple[torch.Tensor, Any, list[str]]:
     """Samples -> one batch on the host: uint8 images ``[B, 3, H, W]``, targets by kind, ids.
 
-    native: masks keep their own sizes, int64 ``[H, W]`` in a list.
+    native: masks keep their own sizes, int64 ``[H, W]`` in a list. stacked: the images, if that is done.
     """
     images, targets, ids = zip(*samples, strict=True)
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    stacked = torch.from_numpy(_stack(images, height, width, 0)).permute(0, 3, 1, 2)
+    if stacked is None:
+        stacked = torch.from_numpy(_stack(images, height, width, 0)).permute(0, 3, 1, 2)
     first = targets[0]
     batch: Any
     if isinstance(first, dict):
@@ -126,7 +129,7 @@ def collate(samples: list[Sample], native: bool = False) -> tuple[torch.Tensor, 
                 below, right = height - target["masks"].shape[1], width - target["masks"].shape[2]
                 target["masks"] = torch.nn.functional.pad(target["masks"], (0, right, 0, below))
     elif native:
-        batch = [torch.from_numpy(mask).long() for mask in targets]
+        batch = [torch.tensor(mask, dtype=torch.int64) for mask in targets]
     elif isinstance(first, np.ndarray) and first.ndim == 2:
         batch = torch.from_numpy(_stack(targets, height, width, IGNORE)).long()
     elif isinstance(first, np.ndarray):

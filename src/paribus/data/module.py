@@ -6,7 +6,6 @@ the batches it had not seen. Evaluation counts every sample once, however many p
 """
 
 import logging
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,14 +13,17 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from paribus.data.batches import Loader, Order, Samples, collate
+from paribus.data.batched import keys, uniform
+from paribus.data.batches import Order, Samples
 from paribus.data.frequencies import Frequencies, count
 from paribus.data.remembered import remembered
 from paribus.data.samples import DataError, Problem, Reader, Split, Target
 from paribus.data.scales import drawn_size, need_sizes, resize_batch
+from paribus.data.tiers import AnyLoader, Tiers
 from paribus.data.transforms import Transform
 
 log = logging.getLogger(__name__)
+EMPTY: tuple = (torch.empty(0, 3, 1, 1, dtype=torch.uint8), [], [])  # a batch without a sample
 
 
 class DataModule(LightningDataModule):
@@ -40,6 +42,15 @@ class DataModule(LightningDataModule):
         judge_at: of masks, for val and test: fitted as the images are, or native, untouched: then the answer
             is brought back to the mask's size. Boxes are always judged native, against all of the file's.
         mean, std: of the training images scaled to [0, 1], one number a channel.
+        num_workers: that read beside the process that trains; 0: none.
+        workers: what they are; auto: threads, but processes where augmentations or made-up scenes keep Python busy.
+        cache: samples are read and fitted once, and then taken from memory (ram) or from one packed copy that all runs
+            share (disk), see packed.py. What is learned is the same, bit for bit.
+        cache_side: where augmentations see images before the resize, the cache holds them shrunk to this shorter
+            side, in pixels, and they see those.
+        cache_folder: of the packed copies; None: in the user's cache folder.
+        resident: what has been read stays on the device and is not read again, see resident.py; auto: where nothing
+            is drawn for it on the host, images are of one size, and they are few enough. What is learned is the same.
         on_error: stop before training, or skip, the samples that cannot be used.
         verify: read every file once before the first training on it.
         train_fraction: share of the training samples that is used, chosen by the seed.
@@ -47,8 +58,6 @@ class DataModule(LightningDataModule):
         scales: (least, largest) factor on the size of a training batch, drawn for each step, see scales.py.
     """
 
-    # A process without a sample would skip the metrics' exchange and leave the others waiting:
-    # refused in _indices, with the fix.
     def __init__(
         self,
         *,
@@ -61,6 +70,11 @@ class DataModule(LightningDataModule):
         judge_at: Literal["fitted", "native"] = "fitted",
         channels: Literal[1, 3] = 3,
         num_workers: int = 0,
+        workers: Literal["auto", "threads", "processes"] = "auto",
+        cache: Literal["none", "ram", "disk"] = "none",
+        cache_side: int | None = None,
+        cache_folder: str | None = None,
+        resident: bool | Literal["auto"] = "auto",
         on_error: Literal["stop", "skip"] = "stop",
         verify: bool = True,
         train_fraction: float = 1.0,
@@ -99,6 +113,15 @@ class DataModule(LightningDataModule):
             raise ValueError(f"`data.mosaic={mosaic}` joins images of one size: data.size=[height,width]")
         if scales is not None:
             need_sizes(size, scales)
+        self.tiers = Tiers(
+            reader,
+            num_workers=num_workers,
+            workers=workers,
+            cache=cache,
+            cache_side=cache_side,
+            cache_folder=cache_folder,
+            resident=resident,
+        )
         self.mosaic, self.scales = mosaic, scales
         self.reader, self.batch_size, self.num_workers = reader, batch_size, num_workers
         self.on_error, self.verify, self.train_fraction, self.seed = on_error, verify, train_fraction, seed
@@ -106,9 +129,11 @@ class DataModule(LightningDataModule):
         self.size = (size[0], size[1]) if size else None
         self.mean = torch.tensor(mean).mul(255).view(1, -1, 1, 1)
         self.scale = torch.tensor(std).mul(255).reciprocal().view(1, -1, 1, 1)
-        augmentation = augmentation or {}
+        augmentation = dict(augmentation or {})
+        self.on_device: list[Any] = augmentation.pop("on_device", [])
         target = reader.target
-        self.train_transform = Transform(target=target, size=self.size, fit=fit, native=False, **augmentation)
+        self._refuse_on_device()
+        self.train_transform = Transform(target=target, size=self.size, fit=fit, native=False, **augmentation)  # type: ignore[arg-type]
         # Boxes are always judged in pixels of the file.
         self.eval_transform = Transform(
             target=target, size=self.size, fit=fit, native=native or target == "boxes"
@@ -124,6 +149,17 @@ class DataModule(LightningDataModule):
     @property
     def classes(self) -> tuple[str, ...]:
         return self.reader.classes
+
+    def _refuse_on_device(self) -> None:
+        names = [type(change).__name__ for change in self.on_device]
+        if not all(hasattr(change, "draws") for change in self.on_device):
+            raise ValueError(
+                f"`augmentation.on_device` holds {', '.join(names)}; it takes those of paribus.data.batched"
+            )
+        if any(change.moves for change in self.on_device) and self.size is None:
+            raise ValueError(
+                f"`augmentation.on_device`: {', '.join(names)} need images of one size: data.size=[h,w]"
+            )
 
     # --- the sets ----------------------------------------------------------------------------------
 
@@ -175,12 +211,17 @@ class DataModule(LightningDataModule):
         found = remembered("frequencies", self.reader, split, lambda: count(split, len(self.classes)), notice)
         return Frequencies(*found)
 
+    def fit_judged(self, size: tuple[int, int]) -> None:
+        """From now on images that are judged are fitted to another size."""
+        before = self.eval_transform
+        self.eval_transform = Transform(target=self.target, size=size, fit=before.fit, native=before.native)
+
     def setup(self, stage: str) -> None:
         self.open(*{"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()))
 
     # --- the loaders -------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> AnyLoader:
         split = self.splits["train"]
         chosen = self._chosen(split)
         rank, world = self._share()
@@ -193,37 +234,34 @@ class DataModule(LightningDataModule):
                 f"{len(chosen)} training samples do not fill one batch of {size * world}: "
                 f"data.batch_size={len(chosen) // world * world or 1}"
             )
-        samples = Samples(split, self.train_transform, self.seed, self.mosaic, chosen)
-        return self._loader(samples, order, size)
+        # Proposals are there of those that are trained on only.
+        indices = np.arange(len(split)) if self.search is None else chosen
+        return self._loader("train", indices, self.train_transform, order, self.seed, self.mosaic, chosen)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> AnyLoader:
         return self.eval_dataloader("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> AnyLoader:
         return self.eval_dataloader("test")
 
-    def eval_dataloader(self, name: str) -> DataLoader:
-        """Every sample of a split once, in order, this process's share of them."""
-        split = self.splits[name]
+    def eval_dataloader(self, name: str) -> AnyLoader:
+        """Every sample of a split once, in order, this process's share of them; one empty batch if it has none, for
+        without any it would not come to where the processes put together what they counted.
+        """
         rank, world = self._share()
-        if len(split) < world:
-            raise DataError(
-                f"the {name} split has {len(split)} samples for {world} processes: trainer.devices={len(split)}"
-            )
-        return self._loader(
-            Samples(split, self.eval_transform, None), range(len(split))[rank::world], self._batch_size()
-        )
+        order = range(len(self.splits[name]))[rank::world]
+        if not order:
+            return DataLoader([EMPTY], batch_size=None, collate_fn=tuple)  # type: ignore[arg-type]
+        return self._loader(name, np.arange(len(self.splits[name])), self.eval_transform, order, None)
 
-    def _loader(self, samples: "Samples", order: Any, size: int) -> DataLoader:
-        return Loader(
-            samples,
-            batch_size=size,
-            sampler=order,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=partial(collate, native=samples.transform.native),
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _loader(
+        self, name: str, indices: np.ndarray, transform: Transform, order: Any, *drawn: Any
+    ) -> AnyLoader:
+        """drawn: what `Samples` draws by."""
+        split = self.tiers.split(name, self.splits[name], transform, indices=indices, search=self.search)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        samples = Samples(split, transform, *drawn)
+        return self.tiers.loader(samples, order, batch_size=self._batch_size(), device=device)
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -257,8 +295,16 @@ class DataModule(LightningDataModule):
 
     # --- on the device -----------------------------------------------------------------------------
 
+    def transfer_batch_to_device(self, batch: tuple, device: torch.device, dataloader_idx: int) -> tuple:
+        images, targets, ids = batch  # Lightning would ask each id whether it is a tensor
+        return *super().transfer_batch_to_device((images, targets), device, dataloader_idx), ids
+
     def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> tuple:
         images, targets, ids = batch
+        if self.on_device and self.trainer is not None and self.trainer.training:
+            drawn = keys(self.seed, self.trainer.current_epoch, ids, images.device)
+            for place, change in enumerate(self.on_device):
+                images, targets = change(images, targets, uniform(drawn, place, change.draws))
         images = self.normalize(images)
         if self.scales is not None and self.trainer is not None and self.trainer.training:
             # By the step, which a checkpoint restores and every process knows.

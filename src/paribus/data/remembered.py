@@ -20,16 +20,10 @@ def remembered(what: str, reader: Reader, split: Split, find: Callable[[], Any],
     Kept in the user's cache folder, below ``what``; files are known by name, size and time. Of a split without
     files (generated samples) nothing is kept. ``notice`` is logged before files are read.
     """
-    files = getattr(split, "files", None)
-    if files is None:
+    if not hasattr(split, "files"):
         return find()
-    key = hashlib.sha256(type(reader).__qualname__.encode())
-    key.update(repr(sorted((k, v) for k, v in vars(reader).items() if _plain(v))).encode())
-    for file in files():
-        state = os.stat(file) if os.path.exists(file) else None
-        key.update(f"{file}{state and (state.st_size, state.st_mtime_ns)}".encode())
-    key.update(os.environ.get(MAX_PIXELS, "").encode())  # by which a file may be read or not (limits.py)
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "paribus", what)
+    key = content(reader, split)
+    folder = cache_folder(what)
     known = folder / f"{key.hexdigest()[:32]}.json"
     if not known.is_file():
         log.info(notice)
@@ -39,6 +33,22 @@ def remembered(what: str, reader: Reader, split: Split, find: Callable[[], Any],
         part.write_text(found)
         part.replace(known)
     return json.loads(known.read_text())
+
+
+def content(reader: Reader, split: Split) -> Any:
+    """A hash of what the reader was asked for and, of files, their names, sizes and times; to be updated further."""
+    key = hashlib.sha256(type(reader).__qualname__.encode())
+    key.update(repr(sorted((k, v) for k, v in vars(reader).items() if _plain(v))).encode())
+    for file in split.files() if hasattr(split, "files") else ():
+        state = os.stat(file) if os.path.exists(file) else None
+        key.update(f"{file}{state and (state.st_size, state.st_mtime_ns)}".encode())
+    key.update(os.environ.get(MAX_PIXELS, "").encode())  # by which a file may be read or not (limits.py)
+    return key
+
+
+def cache_folder(what: str) -> Path:
+    """The user's, as the XDG base directory specification has it."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "paribus", what)
 
 
 def _plain(value: Any) -> bool:

@@ -37,6 +37,7 @@ class Transform:
     size: (height, width) that the network sees; None leaves every image its own.
     fit: ``stretch`` changes the aspect; ``crop`` covers the size and cuts off what exceeds it, equally
         on both sides; ``pad`` fits inside, and fills the right and the bottom with black.
+    side: without a size, larger images are shrunk until their shorter side has so many pixels.
     native: masks stay as they are, and the image alone is fitted; what is answered on it is brought back
         to the mask's size by ``restore_logits``. Boxes come twice: fitted, and as the file has them among
         ``judged``, with the file's ``size``, int64 (height, width); what is found is brought back to it by
@@ -57,6 +58,7 @@ class Transform:
         size: tuple[int, int] | None,
         fit: Literal["stretch", "crop", "pad"] = "stretch",
         native: bool = False,
+        side: int | None = None,
         before_resize: Sequence["BasicTransform"] = (),
         after_resize: Sequence["BasicTransform"] = (),
     ):
@@ -64,12 +66,14 @@ class Transform:
             raise ValueError(f"`data.fit` is {fit!r}; it is one of stretch, crop, pad.")
         self.target = target
         self.size: Size | None = None if size is None else (size[0], size[1])
-        self.fit, self.native = fit, native
+        self.fit, self.native, self.side = fit, native, side
         self.before = _compose(before_resize, target, "before_resize")
         self.after = _compose(after_resize, target, "after_resize")
 
     def __call__(self, sample: Sample, seed: int | None) -> Sample:
         """seed: made from (seed, epoch, index), all that chance depends on; None: no random change."""
+        if self.target == "boxes" and "judged" in sample.target:  # it has been here, and was packed
+            return sample
         if seed is None or not (self.before or self.after):
             fitted = self._fitted(sample)
             if self.native and self.target == "boxes":
@@ -160,6 +164,9 @@ class Transform:
 
     def _fitted(self, sample: Sample) -> Sample:
         original: Size = sample.image.shape[:2]
+        if self.size is None and self.side and min(original) > self.side:
+            height, width = (max(1, round(n * self.side / min(original))) for n in original)
+            return Transform(target=self.target, size=(height, width), native=self.native)._fitted(sample)
         if self.size is None or original == self.size:
             return sample
         resized, top, left = self._place(original)
