@@ -39,6 +39,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"split={settings.split}: val or test")
     members = [run_config(folder) for folder in run_folders(settings.run)]
     folder, config = members[0]
+    named = _named(settings, config)
+    settings.views = settings.views or config.views
     averaged = len(members) > 1 or settings.views != "none" or settings.scales != [1.0]
     if averaged:
         _refuse(settings, config, len(members))
@@ -48,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         _same_question(members[0], other)
     asked: dict[str, Any] = {}  # what a plain evaluation does not say
     changed = _changed(settings, config)
-    if averaged or changed:
+    if len(members) > 1 or named:
         asked = {"runs": [str(path) for path, _ in members], "views": settings.views}
         asked |= {"scales": settings.scales, "resize": resize, **changed}
     if settings.data_root is not None:
@@ -67,7 +69,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
     output = Path(settings.output) if settings.output else folder
     if len(members) > 1 and not settings.output:
         output = folder.parent / "ensemble"
-    named = _named(settings)
     written = output / f"{'_'.join(['evaluation', settings.split, *named])}.json"
     quiet()
     detected, judging = Detected(output), JudgingSpeed(settings.split)
@@ -114,9 +115,9 @@ def run_folders(run: Any) -> list[Path]:
     return found
 
 
-def _named(settings: EvaluateConfig) -> list[str]:
+def _named(settings: EvaluateConfig, config: TrainConfig) -> list[str]:
     """What tells this evaluation from a plain one, in words for a file name."""
-    named = [settings.views] if settings.views != "none" else []
+    named = [settings.views] if settings.views not in (None, config.views) else []
     if settings.resize:
         named.append(settings.resize if settings.resize == "native" else "x".join(map(str, settings.resize)))
     named += [f"x{scale:g}" for scale in settings.scales] if settings.scales != [1.0] else []
@@ -132,7 +133,7 @@ def _refuse(settings: EvaluateConfig, config: TrainConfig, models: int) -> None:
     refuse(
         models=models,
         target=config.task["target"],
-        views=settings.views,
+        views=settings.views or config.views,
         crop=config.data.get("size"),
         scales=settings.scales,
     )
@@ -140,6 +141,8 @@ def _refuse(settings: EvaluateConfig, config: TrainConfig, models: int) -> None:
 
 def _resize(settings: EvaluateConfig, config: TrainConfig) -> Any:
     """The size that images are fitted to, if another than trained on: ten crops are cut from a larger one."""
+    from paribus.views import cut_from
+
     size: Any = config.data.get("size")
     if settings.views != "ten_crop":
         if settings.resize and config.task["target"] != "mask":
@@ -147,7 +150,7 @@ def _resize(settings: EvaluateConfig, config: TrainConfig) -> Any:
                 f"resize={settings.resize}: what crops are cut from, with views=ten_crop only, or of masks"
             )
         return settings.resize
-    resize = settings.resize or [round(n * 8 / 7) for n in size]
+    resize = settings.resize or cut_from(size)
     if not isinstance(resize, list) or len(resize) != 2 or resize[0] < size[0] or resize[1] < size[1]:
         raise ConfigError(
             f"resize={resize}: [height, width], from which crops of {size} (data.size) can be cut"
@@ -184,7 +187,7 @@ def _same_question(first: Member, other: Member) -> None:
 
 def _averaged(members: list[Member], settings: EvaluateConfig, resize: Any) -> Parts:
     """The first run's parts, with the mean of all views and all networks in the place of its model."""
-    from paribus.views import Views
+    from paribus.views import average
 
     (folder, config), others = members[0], members[1:]
     crop = config.data.get("size")
@@ -202,17 +205,7 @@ def _averaged(members: list[Member], settings: EvaluateConfig, resize: Any) -> P
                 f"  {', '.join(parts.data.classes)}\n  {', '.join(member.data.classes)}"
             )
         models.append(member.task.model)
-    parts.task.model = Views(
-        models=models,
-        target=parts.data.target,
-        views=settings.views,
-        crop=crop,
-        scales=settings.scales,
-        window=config.task.get("window"),
-        overlap=config.task.get("overlap", 0.5),
-    )
-    if config.task.get("window"):  # of each view, not of the image
-        parts.task.window = None
+    average(parts.task, models, views=settings.views, crop=crop, scales=settings.scales)
     return parts
 
 

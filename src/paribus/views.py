@@ -7,6 +7,7 @@ judge with. torchvision cuts the crops; it has no averaging, and timm and Lightn
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,20 @@ class Views(nn.Module):
         if self.target == "labels":
             return F.logsigmoid(torch.stack([logits, -logits]))
         return logits.log_softmax(1)
+
+
+def average(task: Any, models: Sequence[nn.Module], **views: Any) -> None:
+    """Puts the mean of models and of views of an image (the keys of `Views`) in the place of a task's model."""
+    window = getattr(task, "window", None)
+    overlap = {"window": window, "overlap": task.overlap} if window else {}
+    task.model = Views(models=models, target=task.target, **overlap, **views)
+    if window:  # of each view, not of the image
+        task.window = None
+
+
+def cut_from(size: Sequence[int]) -> list[int]:
+    """[H, W] that ten crops of a size are cut from: 8/7 of it, 256 for 224."""
+    return [round(n * 8 / 7) for n in size]
 
 
 def refuse(
