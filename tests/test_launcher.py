@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from command_line import SMALL, script, start, succeeded
 from paribus.config import LauncherConfig, TrainConfig, TrainerConfig
@@ -179,16 +180,6 @@ def test_a_sweep_over_devices_starts_a_group_of_its_own_for_each_run(tmp_path):
     found = {run.result["processes"]: run for run in find_runs(tmp_path / "runs")}
     assert found.keys() == {1, 2}
     assert {run.status for run in found.values()} == {"done"}
-    refused = script("train", *sweep, "name=other", "hydra/launcher=basic", cwd=tmp_path)
-    assert "BasicLauncher runs the jobs of a sweep on one device each" in refused.stdout + refused.stderr
-
-
-@pytest.mark.slow
-def test_hydras_own_launcher_serves_too(tmp_path):
-    done = succeeded(script("train", *SWEEP, "seed=0,1", "hydra/launcher=basic", cwd=tmp_path))
-    assert "[1/2]" in done.stdout
-    assert "[2/2]" in done.stdout
-    assert {run.status for run in runs(tmp_path).values()} == {"done"}
 
 
 @pytest.mark.slow
@@ -202,6 +193,27 @@ def test_what_is_made_ready_starts_no_thread_and_touches_no_gpu():
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_failed_since_the_sweep_began_was_tried_by_another_process(tmp_path):
+    from omegaconf import OmegaConf
+
+    from composing import composed
+    from paribus.checks import check
+    from paribus.record import Record
+
+    cfg = composed("name=s")
+    Record(tmp_path, check(cfg), {}).failed(RuntimeError("no"))
+    whole = OmegaConf.create({"hydra": HydraConfig.instance().cfg.hydra})
+    finished = json.loads((tmp_path / "result.json").read_text())["finished"]
+
+    def left(since: str) -> Job | None:
+        job = Job([], folder=tmp_path, composed=whole)
+        job.result.cfg = cfg
+        return job if job.settle(since) is not None else None
+
+    assert left(since="9")  # it failed before, and is tried again
+    assert left(since=finished) is None
 
 
 def config(**trainer) -> TrainConfig:

@@ -1,5 +1,12 @@
-"""A run's claim on its folder and its entry in it: who trains here, what was found, how it ended."""
+"""A run's claim on its folder and its entry in it: who trains here, what was found, how it ended.
 
+The claim is a lock that the system lets go of with its owner. Between machines it holds where the shared disk carries
+locks: NFS does (Linux carries flock there as the lock of a range, since 2.6.12), unless it is mounted with nolock or
+local_lock; so do GPFS, CephFS, and Lustre mounted with flock. fcntl's own locks go no further, and are lost as soon as
+the process closes the file somewhere else.
+"""
+
+import errno
 import fcntl
 import logging
 import time
@@ -13,7 +20,8 @@ from typing import IO, Any
 import yaml
 
 from paribus import results
-from paribus.config import ConfigError, TrainConfig
+from paribus.config import ConfigError, TrainConfig, TrainerConfig
+from paribus.device import global_rank
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +45,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def busy(folder: Path) -> bool:
     """Whether another process holds the folder now."""
     try:
-        lock = open(folder / ".lock")  # noqa: SIM115
+        lock = open(folder / ".lock", "r+")  # noqa: SIM115  # NFS locks only what may be written
     except FileNotFoundError:
         return False
     with lock:
@@ -50,10 +58,26 @@ def _held(lock: IO[str], tries: int) -> bool:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                log.warning(
+                    "%s: the disk carries no locks (%s): start no run twice there", lock.name, error.strerror
+                )
+                return True
             if i + 1 < tries:
                 time.sleep(0.05)
     return False
+
+
+def begun(folder: Path, trainer: TrainerConfig) -> dict[str, Any] | None:
+    """The config of the run that has begun in a folder; None if there is none. What it leaves to be found, the first
+    process finds, and the others wait to read."""
+    file = folder / "config.yaml"
+    if global_rank(trainer):
+        until = time.monotonic() + 60 * trainer.timeout
+        while not file.is_file() and time.monotonic() < until:
+            time.sleep(0.5)
+    return results.Run.read(folder).config if file.is_file() else None
 
 
 def gave_up(folder: Path, kind: str, message: str) -> None:

@@ -1,9 +1,10 @@
-"""The Hydra callback of a sweep: it hands an ablation to the sweeper, and shows the lines under launchers that run their
-jobs in this process; launcher.py shows them itself. (Hydra calls ``on_multirun_end`` only if no job failed.)
+"""The Hydra callback of a sweep: it hands an ablation to the sweeper, and shows the lines under other launchers than
+Paribus's, which shows them itself. (Hydra calls ``on_multirun_end`` only if no job failed: door.py closes the board.)
 """
 
 import json
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,15 +15,20 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from paribus.sweep.standing import FAILED, Standing, count, is_grid
-
-OURS = "hydra_plugins.paribus_launcher."
+from paribus.sweep.board import Board, Watch
+from paribus.sweep.handed import OURS, RUNS, SWEEP
+from paribus.sweep.standing import FAILED, count, failure, is_grid, judged_by
 
 log = logging.getLogger(__name__)
 
 
 class Sweep(Callback):
-    """Hands the question to the sweeper; counts the runs of other launchers and says where they stand."""
+    """Hands the question to the sweeper; counts the runs of other launchers and says where they stand.
+
+    These take it along to where their jobs are, so it holds nothing of this process.
+    """
+
+    board: Board | None = None  # of neither a single run nor Paribus's own launcher
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         FAILED.clear()
@@ -43,15 +49,21 @@ class Sweep(Callback):
                 "error: this sweeper chooses each run by what the ones before found: nothing can be planned"
             )
         if not ours:
-            self.standing = Standing(total)
+            lasting = config.hydra.launcher._target_.endswith("SlurmLauncher")
+            self.board = Watch(Path(str(config.hydra.sweep.dir)), total, lasting=lasting).board
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if hasattr(self, "standing"):  # neither a single run nor a worker of another process
-            self.standing.began(Path(config.hydra.runtime.output_dir), config)
+        if self.board:
+            os.environ |= {SWEEP: str(self.board.folder), RUNS: str(self.board.runs or "")}
+            self.board.began(config.hydra.job.num, _folder(config), config.task.monitor)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if hasattr(self, "standing"):
-            self.standing.ended(Path(config.hydra.runtime.output_dir), config, job_return)
+        if self.board:
+            self.board.ended(config.hydra.job.num, _folder(config), judged_by(config), failure(job_return))
+
+
+def _folder(config: DictConfig) -> Path:
+    return Path(config.hydra.runtime.output_dir)
 
 
 def _ask(config: DictConfig) -> None:

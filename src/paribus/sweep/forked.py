@@ -26,7 +26,9 @@ READY = (  # imported by the fork server
 # What the processes of a group tell one another, which a run of its own must not hear.
 GROUP = (
     *("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "GROUP_RANK"),
-    *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED"),
+    *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "LOCAL_WORLD_SIZE"),
+    # Of one task of Slurm, which are not there for a group that the run makes itself.
+    *("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
 )
 
 

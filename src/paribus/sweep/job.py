@@ -17,8 +17,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from paribus.checks import check
 from paribus.config import TrainConfig
-from paribus.record import known_result
+from paribus.record import BusyError, busy, gave_up, known_result
+from paribus.results import read_json
 from paribus.sweep.forked import GROUP, server, work
+
+PATIENCE = 60.0  # seconds that a run has to write its checkpoint when it is told to end
+# In the environment of a fresh process: its input ends with the process that started it, and so does the run.
+TIED = "PARIBUS_TIED"
 
 
 class FailedRunError(RuntimeError):
@@ -34,7 +39,8 @@ class Job:
     composed: Any = None  # from when its turn has come
     folder: Path = Path()
     gpu: str | None = None
-    alone: bool = False  # on several devices
+    alone: bool = False  # on several devices, or not by our launcher: in a fresh process
+    script: str = field(default_factory=lambda: os.path.abspath(sys.argv[0]))
     process: Any = None
     pipe: Any = None
     started: float = 0.0
@@ -67,8 +73,11 @@ class Job:
         """The name of its folder, without the seed."""
         return self.folder.name.rpartition("seed=")[0].rstrip(",") or "as it is"
 
-    def settle(self) -> TrainConfig | None:
-        """The run's config; None where there is nothing to do: it is done, given up, or its config is refused."""
+    def settle(self, since: str = "9") -> TrainConfig | None:
+        """The run's config; None where there is nothing to do: it is done, given up, or its config is refused.
+
+        since: when the sweep began. What failed after that, another process has just tried for it.
+        """
         HydraConfig.instance().set_config(self.composed)
         try:
             typed = check(self.result.cfg)  # type: ignore[arg-type]
@@ -80,10 +89,12 @@ class Job:
         if self.known.get("status") == "done":
             self.done(self.known["metrics"].get(typed.metric))
             return None
-        if self.known.get("status") == "failed" and not typed.retry_failed:
-            said = self.known["error"]
-            self.failed(FailedRunError(f"{said['type']}: {said['message']} (before; retry_failed=false)"))
-            return None
+        if self.known.get("status") == "failed":
+            said, tried = self.known["error"], self.known.get("finished", "") >= since
+            if tried or not typed.retry_failed:
+                why = "in another process" if tried else "before; retry_failed=false"
+                self.failed(FailedRunError(f"{said['type']}: {said['message']} ({why})"))
+                return None
         return typed
 
     def start(self, task: Any, share: dict[str, str]) -> None:
@@ -92,15 +103,16 @@ class Job:
         self.started, self.told = time.monotonic(), None
         console = self.folder / "console.log"
         if self.alone:
-            environment = {key: value for key, value in os.environ.items() if key not in GROUP} | share
-            command = [sys.executable, sys.argv[0], *filter_overrides(self.overrides), "hydra.mode=RUN"]
+            environment = {key: value for key, value in os.environ.items() if key not in GROUP}
+            command = [sys.executable, self.script, *filter_overrides(self.overrides), "hydra.mode=RUN"]
             with open(console, "a") as output:
                 self.process = subprocess.Popen(
                     command,
-                    env=environment,
+                    env=environment | share | {TIED: "1"},
+                    cwd=self.composed.hydra.runtime.cwd,
                     stdout=output,
                     stderr=output,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     start_new_session=True,
                 )
             return
@@ -126,13 +138,68 @@ class Job:
         with suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
+    def stop(self) -> None:
+        """Ends the run, if there is one: it has PATIENCE to keep its checkpoint."""
+        if self.process is None or self.over():
+            return
+        self.end(signal.SIGTERM)
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and not self.over():
+            time.sleep(0.05)
+        self.sweep_up()
+
     def sweep_up(self) -> None:
         """Kills what is left of its session."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def conclude(self) -> bool:
+        """Takes down how a run ended; false if another process had it, and it must be looked at again."""
+        said: Any = None
+        if self.pipe is not None:
+            with suppress(EOFError, OSError):
+                said = self.pipe.recv() if self.pipe.poll() else None
+            self.pipe.close()
+        self.sweep_up()
+        code = self.exit_code()
+        if self.alone and code and busy(self.folder):
+            return False
+        if said is not None and said[0] is None:
+            self.done(said[1])
+        elif said is not None:
+            kind, message = said[0]
+            if kind == BusyError.__name__:
+                return False
+            self.failed(FailedRunError(f"{kind}: {message}"))
+        elif self.alone and code == 0:
+            if self.settle() is not None:
+                self.failed(
+                    FailedRunError(f"its process ended without a result; see {self.folder / 'console.log'}")
+                )
+        elif self.alone and not self.told and (error := self.wrote().get("error")):
+            self.failed(FailedRunError(f"{error['type']}: {error['message']}"))
+        else:
+            words = self.told or _words(code, self.folder)
+            gave_up(self.folder, "TimeoutError" if self.told else "KilledError", words)
+            self.failed(FailedRunError(words))
+        return True
+
+    def wrote(self) -> dict[str, Any]:
+        """Its result, if it is another than when the run was settled; else empty."""
+        path = self.folder / "result.json"
+        found = read_json(path) if path.is_file() else {}
+        return found if found != self.known else {}
 
     def failed(self, error: Exception) -> None:
         self.result.status, self.result.return_value = JobStatus.FAILED, error
 
     def done(self, value: Any) -> None:
         self.result.status, self.result.return_value = JobStatus.COMPLETED, value
+
+
+def _words(code: int | None, folder: Path) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        more = ": out of memory, if nobody killed it" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{more}; see {folder / 'console.log'}"
+    return f"its process ended with code {code}; see {folder / 'console.log'}"

@@ -10,24 +10,23 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from omegaconf import DictConfig
 
 from paribus.config import LauncherConfig
-from paribus.record import BusyError, busy, gave_up
-from paribus.sweep.job import FailedRunError, Job
+from paribus.record import busy
+from paribus.results import utc_now
+from paribus.sweep.job import PATIENCE, Job
 from paribus.sweep.plan import plan
 from paribus.sweep.slots import Slots
-from paribus.sweep.standing import Standing, count
+from paribus.sweep.standing import Standing, count, failure, judged_by
 
 log = logging.getLogger(__name__)
 
 POLL = 0.1  # seconds
-PATIENCE = 60.0  # seconds that a run has to write its checkpoint when it is told to end
 
 
 def launch(
@@ -51,7 +50,7 @@ def launch(
             job.compose(config, loader)
         plan(jobs, keys)
         return [job.result for job in jobs]
-    ahead, running = [*jobs], list[Job]()
+    ahead, running, since = [*jobs], list[Job](), utc_now()
     slots: Slots | None = None
     with Standing(count(config), first) as standing, _signals():
         try:
@@ -60,8 +59,8 @@ def launch(
                     assert slots is not None
                     running.remove(job)
                     slots.give_back(job)
-                    if _concluded(job):
-                        standing.ended(job.folder, job.composed, job.result)
+                    if job.conclude():
+                        standing.ended(job.folder, judged_by(job.composed), failure(job.result))
                     else:  # another process has it
                         standing.gave_way(job.folder)
                         ahead.append(job)
@@ -74,22 +73,26 @@ def launch(
                         continue
                     if slots is not None and not slots.have_room(job):
                         continue
-                    typed = job.settle()
+                    typed = job.settle(since)
                     if typed is None:
                         ahead.remove(job)
-                        standing.ended(job.folder, job.composed, job.result)
+                        standing.ended(job.folder, judged_by(job.composed), failure(job.result))
                         continue
                     slots = slots or Slots(keys, typed)
                     ahead.remove(job)
                     running.append(job)
                     job.start(task, slots.take(job))
-                    standing.began(job.folder, job.composed)
+                    standing.began(job.folder, job.composed.task.monitor)
                 for job in running:
                     if keys.timeout and not job.told and time.monotonic() - job.started > 60 * keys.timeout:
                         job.told = f"it took more than hydra.launcher.timeout={keys.timeout:g} minutes"
                         job.end(signal.SIGTERM)
                 standing.moved()
-                time.sleep(POLL)
+                unread = next((job for job in ahead if job.composed is None), None)
+                if unread:  # while the runs go: a config takes as long as a look or two
+                    unread.compose(config, loader)
+                else:
+                    time.sleep(POLL)
         except BaseException as error:
             _end(running)
             if isinstance(error, KeyboardInterrupt):
@@ -97,42 +100,6 @@ def launch(
                 raise SystemExit(130) from None
             raise
     return [job.result for job in jobs]
-
-
-def _concluded(job: Job) -> bool:
-    """Takes down how a run ended; false if another process had it, and it must be looked at again."""
-    said: Any = None
-    if job.pipe is not None:
-        with suppress(EOFError, OSError):
-            said = job.pipe.recv() if job.pipe.poll() else None
-        job.pipe.close()
-    job.sweep_up()
-    code = job.exit_code()
-    if said is not None and said[0] is None:
-        job.done(said[1])
-    elif said is not None:
-        kind, message = said[0]
-        if kind == BusyError.__name__:
-            return False
-        job.failed(FailedRunError(f"{kind}: {message}"))
-    elif job.alone and code == 0:
-        if job.settle() is not None:
-            job.failed(
-                FailedRunError(f"its process ended without a result; see {job.folder / 'console.log'}")
-            )
-    else:
-        words = job.told or _words(code, job.folder)
-        gave_up(job.folder, "TimeoutError" if job.told else "KilledError", words)
-        job.failed(FailedRunError(words))
-    return True
-
-
-def _words(code: int | None, folder: Path) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        more = ": out of memory, if nobody killed it" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{more}; see {folder / 'console.log'}"
-    return f"its process ended with code {code}; see {folder / 'console.log'}"
 
 
 def _end(running: list[Job]) -> None:

@@ -1,10 +1,16 @@
 """The machine shared out: how many runs go at once, with how many threads each, and on which GPU."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
 from typing import Any
 
-from paribus.config import LauncherConfig, TrainConfig
+from paribus.config import LauncherConfig, TrainConfig, TrainerConfig
 from paribus.device import cores, free_memory, visible_gpus
+from paribus.record import BusyError, claimed
 from paribus.sweep.job import Job
 
 
@@ -43,3 +49,25 @@ class Slots:
     def give_back(self, job: Job) -> None:
         if not job.alone:
             self.free.append(job.gpu)
+
+
+@contextmanager
+def a_gpu(trainer: TrainerConfig) -> Iterator[dict[str, str]]:
+    """One of several GPUs for a run on one, for launchers that leave all to every run: the first that the fewest have.
+
+    What a run has, it holds by a lock, so that processes that know nothing of each other spread out.
+    """
+    several = trainer.accelerator == "gpu" and trainer.devices == 1
+    names = visible_gpus() if several else []
+    if len(names) < 2:
+        yield {}
+        return
+    folder = Path(tempfile.gettempdir(), f"paribus-gpus-{os.getuid()}")
+    with ExitStack() as held:
+        for place in (f"{name}-{turn}" for turn in count() for name in names):
+            try:
+                held.enter_context(claimed(folder / place))
+            except BusyError:
+                continue
+            yield {"CUDA_VISIBLE_DEVICES": place.rpartition("-")[0]}
+            return

@@ -51,24 +51,21 @@ class Standing:
     def __exit__(self, *_: Any) -> None:
         self.live.stop()
 
-    def began(self, folder: Path, config: DictConfig) -> None:
-        self.running[folder] = time.time(), config.task.monitor
+    def began(self, folder: Path, monitor: str, since: float | None = None) -> None:
+        self.running[folder] = since or time.time(), monitor
 
     def gave_way(self, folder: Path) -> None:
         self.running.pop(folder, None)
 
-    def ended(self, folder: Path, config: DictConfig, result: JobReturn) -> None:
-        """Says how a run ended, from what it wrote."""
+    def ended(self, folder: Path, metric: str, error: str | None) -> None:
+        """Says how a run ended: by an error, or else from what it wrote of its metric."""
         began, _ = self.running.pop(folder, (None, None))
-        if result.status is JobStatus.FAILED:
-            error = result._return_value
-            message = (str(error).splitlines() or [""])[0]
-            kind = "" if type(error).__name__ == "FailedRunError" else f"{type(error).__name__}: "
-            said = f"FAILED {kind}{message}"
+        if error is not None:
+            said = f"FAILED {error}"
             FAILED.append(f"  {folder}: {said}")
             self.failed += 1
         else:
-            said = self._outcome(folder, config, began)
+            said = self._outcome(folder, metric, began)
         place = self.ended_here + self.ended_before + 1
         self.ended_here += began is not None
         self.ended_before += began is None
@@ -79,10 +76,9 @@ class Standing:
         )
         self.moved(now=True)
 
-    def _outcome(self, folder: Path, config: DictConfig, began: float | None) -> str:
+    def _outcome(self, folder: Path, metric: str, began: float | None) -> str:
         """The run's metric and time."""
         run = Run.read(folder)
-        metric = config.ablation.metric if config.get("ablation") else config.task.monitor
         value = run.metrics.get(metric)
         if value is None:
             said = f"no {metric}"
@@ -129,6 +125,20 @@ class Standing:
             course = None
         where = f"  epoch {course[-1][1] + 1}  {metric} {course[-1][2]:.4f}" if course else ""
         return f"  {folder.name}{where}  {clock(time.time() - since)}"
+
+
+def judged_by(config: DictConfig) -> str:
+    """The metric of a run's line."""
+    return config.ablation.metric if config.get("ablation") else config.task.monitor
+
+
+def failure(result: JobReturn) -> str | None:
+    """A failed job's error in a line; None if it did not fail."""
+    if result.status is not JobStatus.FAILED:
+        return None
+    error = result._return_value
+    kind = "" if type(error).__name__ == "FailedRunError" else f"{type(error).__name__}: "
+    return kind + (str(error).splitlines() or [""])[0]
 
 
 def clock(seconds: float) -> str:
