@@ -24,6 +24,15 @@ def free_memory() -> int:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
+def device_memory(trainer: TrainerConfig) -> int:
+    """Bytes that one of a run's processes may take: of its GPU, or its share of what is free."""
+    import torch
+
+    if trainer.accelerator == "gpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return free_memory() // max(1, trainer.devices)
+
+
 def visible_gpus() -> list[str]:
     """The names by which a process may be given one GPU each, found without torch; empty without NVIDIA's driver."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -35,6 +44,19 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return said.split()
+
+
+def global_rank(trainer: TrainerConfig) -> int:
+    """This process's number among all of a run's, on all of its machines, before Lightning knows it: from torchrun's
+    environment, from Lightning's (which sets LOCAL_RANK for those that it starts), or from Slurm's.
+    """
+    told = os.environ
+    if "RANK" in told:
+        return int(told["RANK"])
+    if "LOCAL_RANK" in told or "NODE_RANK" in told:
+        node = int(told.get("NODE_RANK") or told.get("GROUP_RANK") or 0)
+        return node * max(1, trainer.devices) + int(told.get("LOCAL_RANK") or 0)
+    return int(told.get("SLURM_PROCID") or 0)
 
 
 def set_threads(trainer: TrainerConfig) -> int:
@@ -59,6 +81,8 @@ def check_device(trainer: TrainerConfig) -> None:
     import torch
 
     if trainer.accelerator != "gpu":
+        # Lightning sets it, and torch then opens NVIDIA's library in every step of an optimizer: 64 us.
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         return
     present = torch.cuda.device_count()
     if not present and not torch.backends.mps.is_available():

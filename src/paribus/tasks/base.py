@@ -92,8 +92,17 @@ class Task(LightningModule, ABC):
                 "(a float below 1)"
             )
         self.head_first, self.head_only = head_first, head_first > 0
+        self.members = len(getattr(model, "members", [model]))  # see models/ensemble.py
         self.held = [p for p in backbone.parameters() if p.requires_grad] if self.head_only else []
         self.head_steps: float = head_first  # in steps, as soon as their number is known
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes every hook that it enters and leaves, 40 times a step, and a module looks each time whether
+        # that is a parameter: 0.1 ms.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     # --- what a task says --------------------------------------------------------------------------
 
@@ -160,12 +169,17 @@ class Task(LightningModule, ABC):
                 parameter.requires_grad_(True)
         # Dropout and the like as a function of (seed, step, process): a resumed run draws the same.
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        torch.manual_seed(hash((self.seed, progress.processed, self.global_rank)) % 2**63)
+        seed = hash((self.seed, progress.processed, self.global_rank)) % 2**63
+        # Not torch.manual_seed: for each kind of device that is not there it notes a stack trace.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.losses(batch)
-        loss = torch.stack(list(losses.values())).sum()
-        named = {"loss": loss, **(losses if len(losses) > 1 else {})}
+        losses = self.losses(batch if self.members == 1 else _repeated(batch, self.members))
+        several = len(losses) > 1
+        loss = torch.stack(list(losses.values())).sum() if several else next(iter(losses.values()))
+        named = {"loss": loss, **(losses if several else {})}
         values = {name: value.detach() for name, value in named.items()}
         for name, value in values.items():
             kept = self.sums.get(name)
@@ -179,7 +193,7 @@ class Task(LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if self.head_only:  # without a gradient, nothing moves: no momentum, no decay
-            for parameter in self.held:
+            for parameter in self.model.backbone.parameters():  # type: ignore[union-attr]  # FSDP has put others there
                 parameter.grad = None
 
     def on_train_epoch_end(self) -> None:
@@ -245,6 +259,14 @@ class Task(LightningModule, ABC):
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         return self._judge("test", batch)
 
+    def on_validation_epoch_start(self) -> None:
+        """Statistics of batch norms differ by process, and what is judged is one network: the first one's, which DDP
+        hands to all in the next step too, and which is kept. After a moving average has put its own in place.
+        """
+        if self.trainer.world_size > 1:
+            for statistic in self.model.buffers():
+                torch.distributed.broadcast(statistic, 0)
+
     def on_validation_epoch_end(self) -> None:
         self._conclude("val")
 
@@ -252,7 +274,9 @@ class Task(LightningModule, ABC):
         self._conclude("test")
 
     def _judge(self, split: str, batch: Batch) -> Any:
-        decisions = []
+        decisions: list[Any] = []
+        if not batch[2]:  # a process without a share of the set
+            return decisions
         for answer, targets in self.answers(batch):
             for name, (value, count) in self.measured(answer, targets).items():
                 if name not in self.mean_losses:
@@ -267,7 +291,11 @@ class Task(LightningModule, ABC):
     def _conclude(self, split: str) -> None:
         metric = self.metrics[split]
         values = {name: float(value) for name, value in metric.compute().items()}
-        values |= {name: float(mean.compute()) for name, mean in self.mean_losses.items()}
+        names = self._names()
+        for name in names:
+            if name not in self.mean_losses:
+                self.mean_losses[name] = WeightedMean().to(self.device)
+        values |= {name: float(self.mean_losses[name].compute()) for name in names}
         self.per_class[split] = metric.per_class()
         metric.reset()
         for mean in self.mean_losses.values():
@@ -278,3 +306,16 @@ class Task(LightningModule, ABC):
             {name: torch.tensor(value, dtype=torch.float64) for name, value in row.items()}, logger=False
         )
         self._write(row)
+
+    def _names(self) -> list[str]:
+        """Of the losses that any process has met, in one order: each is put together by all."""
+        names: list[Any] = [list(self.mean_losses)]
+        if torch.distributed.is_initialized():
+            names = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(names, list(self.mean_losses))
+        return list(dict.fromkeys(name for of_one in names for name in of_one))
+
+
+def _repeated(batch: Batch, times: int) -> Batch:
+    images, targets, ids = batch
+    return torch.cat([images] * times), torch.cat([targets] * times), ids
