@@ -4,13 +4,14 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from command_line import environment
-from paribus.checkpoints import WholeFiles, damage, latest
+from paribus.checkpoints import WholeFiles, damage, latest, write
 from paribus.config import ConfigError
 from paribus.restore import restored, run_config
 from paribus.results import Run, curves
@@ -26,13 +27,16 @@ from pathlib import Path
 from paribus.checkpoints import WholeFiles
 
 path = Path(sys.argv[1], "checkpoints", "last.ckpt")
-WholeFiles().save_checkpoint({"global_step": 1, "weights": torch.ones(1000)}, path)
+files = WholeFiles()
+files.save_checkpoint({"global_step": 1, "weights": torch.ones(1000)}, path)
+files.wait()
 if sys.argv[2] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 else:
     setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 try:
-    WholeFiles().save_checkpoint({"global_step": 2, "weights": torch.ones(1000_000)}, path)
+    files.save_checkpoint({"global_step": 2, "weights": torch.ones(1000_000)}, path)
+    files.teardown()
 except OSError as error:
     print(error)
 """
@@ -50,9 +54,45 @@ def test_who_is_killed_while_writing_leaves_the_old_one(tmp_path, moment):
     assert damage(last) is None
     assert torch.load(last, weights_only=True)["global_step"] == 1
     assert (tmp_path / "checkpoints" / "last.ckpt.part").exists()  # of the one that was being written
-    WholeFiles().save_checkpoint({"global_step": 3}, last)
+    write({"global_step": 3}, last)
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
     assert torch.load(last, weights_only=True) == {"global_step": 3}
+
+
+def test_training_goes_on_while_a_copy_is_written(tmp_path, monkeypatch):
+    from paribus import checkpoints
+
+    may, begun = threading.Event(), []
+
+    def slow(checkpoint, path):
+        begun.append(path.name)
+        assert may.wait(30)
+        write(checkpoint, path)
+
+    monkeypatch.setattr(checkpoints, "write", slow)
+    files, weights = WholeFiles(), torch.ones(3)
+    files.save_checkpoint({"weights": weights, "more": [weights]}, tmp_path / "best.ckpt")
+    files.save_checkpoint({"weights": weights}, tmp_path / "last.ckpt")
+    weights += 1  # the next step
+    assert not (tmp_path / "best.ckpt").exists()
+    threading.Timer(0.2, may.set).start()
+    files.save_checkpoint({"weights": weights}, tmp_path / "last.ckpt")  # waits for the one of its name
+    assert (tmp_path / "best.ckpt").exists()
+    files.teardown()
+    assert begun == ["best.ckpt", "last.ckpt", "last.ckpt"]
+    kept = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert kept["weights"].tolist() == kept["more"][0].tolist() == [1, 1, 1]
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["weights"].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("then", ["wait", "teardown", "save_checkpoint"])
+def test_what_could_not_be_written_is_said_by_what_comes_next(tmp_path, then):
+    (tmp_path / "folder").write_text("a file")
+    files, given = WholeFiles(), ({"weights": torch.ones(3)}, tmp_path / "folder" / "best.ckpt")
+    files.save_checkpoint(*given)
+    with pytest.raises(OSError, match="folder"):
+        getattr(files, then)(*given if then == "save_checkpoint" else ())
+    files.teardown()
 
 
 def test_where_there_is_no_room_the_folder_and_the_bytes_are_named_and_the_old_one_stays(tmp_path):
@@ -74,7 +114,7 @@ def save(path: Path, *, best: str = "", **more) -> Path:
         "loops": {},
     }
     callbacks = {"Checkpoint": {"best_model_path": best}, "EMA": {}}
-    WholeFiles().save_checkpoint({**state, "callbacks": callbacks, "global_step": 7, **more}, path)
+    write({**state, "callbacks": callbacks, "global_step": 7, **more}, path)
     return path
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import wandb_files
 from paribus import loggers
-from paribus.loggers import TensorBoard, WandB
+from paribus.loggers import Csv, TensorBoard, WandB
 from paribus.pictures import Example
 from paribus.results import write_json
 from wandb_server import apart
@@ -166,15 +166,23 @@ def test_two_runs_of_a_process_stay_two_runs(tmp_path):
     assert [runs[0]["exit_code"] for runs in found] == [0, 0, 1, 0]
 
 
-def test_a_resumed_run_goes_on_in_the_same_run(tmp_path):
-    for again in (False, True):
-        time.sleep(again)  # W&B names its folders by the second
+def test_a_resumed_run_goes_on_in_the_same_run_and_says_nothing_twice(tmp_path):
+    csv = Csv(tmp_path)
+    for steps, resumed in (((50, 60, 70), 0), ((60, 70, 80), 50)):  # killed after 70; the checkpoint is of 50
         logger = wandb_logger(tmp_path)
         assert logger._wandb_init["resume"] == "allow"
-        logger.log_metrics({"train/loss": 2.0}, 50)
+        csv.resume_at(resumed)
+        logger.resume_at(resumed)
+        for step in steps:
+            for each in (csv, logger):
+                each.log_metrics({"train/loss": step / 7}, step)
+        csv.finalize("failed")
         logger.finish("failed")
+        time.sleep(1)  # W&B names its folders by the second
     first, second = stored(tmp_path)
     assert first["id"] == second["id"] == (tmp_path / "wandb_id").read_text().strip()
+    rows = [(row["trainer/global_step"], row["train/loss"]) for row in first["history"] + second["history"]]
+    assert rows == [(step, step / 7) for step in (50, 60, 70, 80)]
 
 
 def test_wandb_takes_examples_of_every_kind(tmp_path):

@@ -1,12 +1,10 @@
 """Reads what W&B stored offline, of every release: `wandb leet inspect --json` begins with wandb 0.31."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BLOCK, MAGIC, HEADER = 32768, 7, 7  # bytes: a block of a LevelDB log; the head of the file, of a piece
-WHOLE, LAST = 1, 4  # kinds of pieces; the others go on
+from paribus.history import records
 
 
 def run(file: Path) -> dict[str, Any]:
@@ -28,24 +26,6 @@ def run(file: Path) -> dict[str, Any]:
             found["exit_code"] = record.exit.exit_code
     found["config"].pop("_wandb", None)  # what W&B says of itself
     return found
-
-
-def records(file: Path) -> Iterator[Any]:
-    """W&B's protocol buffers."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, record = file.read_bytes(), MAGIC, b""
-    while at < len(data):
-        rest = BLOCK - at % BLOCK
-        if rest < HEADER:  # too little for a piece: empty
-            at += rest
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        record += data[at + HEADER : at + HEADER + length]
-        at += HEADER + length
-        if kind in (WHOLE, LAST):
-            yield Record.FromString(record)
-            record = b""
 
 
 def put(into: dict[str, Any], items: Any) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """What happens around training, through Lightning's callbacks."""
 
-import sys
 import time
 from itertools import zip_longest
+from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import Tensor
+
+from paribus.parallel import local, shared_as, whole
 
 T = TypeVar("T")
 
@@ -26,6 +28,7 @@ class EMA(WeightAveraging):
         @torch.no_grad()
         def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
             """Called with tensors of one device and type at a time."""
+            averages, weights = [local(t) for t in averages], [local(t) for t in weights]
             if not averages[0].is_floating_point():  # counters of batch norm
                 torch._foreach_copy_(averages, weights)
                 return
@@ -38,19 +41,34 @@ class EMA(WeightAveraging):
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return step_idx is not None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._average_model is not None
+        shared_as(pl_module, self._average_model.module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        checkpoint["state_dict"] = whole(checkpoint["state_dict"])
+
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's, but for four things, without which an interrupted run would not end as an undisturbed one.
+    """Lightning's, but for six things, without which an interrupted run would not end as an undisturbed one.
 
     On an exception it keeps last.ckpt alone: Lightning writes the weights of that moment over best.ckpt too. And it
     does so between two steps alone: in the middle of one, batch statistics and gradients have moved that a resumed
     run would move again. It keeps nothing between the last batch of an epoch and the end of its validation: a run
     resumed from there would go on with the next epoch, and never judge this one. And it keeps last.ckpt after every
-    validation, where Lightning does so only after one that was the best so far.
+    validation, where Lightning does so only after one that was the best so far. A resumed run knows what it was resumed
+    from: Lightning's would keep it again after the first of a step's several batches, and so half a step. And where
+    steps come after the last validation, last.ckpt is kept at the end of the training too: who is killed while the run
+    is judged would train them again.
 
     The best one has to be kept with ``save_on_train_epoch_end=False``, at the end of the validation too: Lightning's
     default is the end of the epoch, and by then this step counts as kept.
     """
+
+    last_step = -1  # of last.ckpt
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
@@ -58,18 +76,56 @@ class Checkpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # What is no signal has happened to this process alone, and the others would not come to keep it.
+        if trainer.world_size > 1 and isinstance(exception, Exception):
+            return
         ready = not trainer.validating and not _between(trainer) and _whole_step(trainer)
         if ready and self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
-        if not _between(trainer):
+        begun = trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches
+        if not begun and not _between(trainer):
             super().on_train_batch_end(trainer, pl_module, *batch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step:
+            super()._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        trainer.strategy.checkpoint_io.wait()  # type: ignore[attr-defined]  # what is kept is read next,
+        trainer.strategy.barrier()  # by every process
+
+    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        # The last step waits for the end of the training: a run resumed from here would not come there any more.
+        if trainer.global_step != trainer.max_steps:
+            super()._save_last_checkpoint(trainer, monitor_candidates)
+            self.last_step = trainer.global_step
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.ckpt_path and Path(trainer.ckpt_path).name == "last.ckpt":
+            self._last_global_step_saved = self.last_step = checkpoint["global_step"]
+
+
+class Patience(EarlyStopping):
+    """Lightning's EarlyStopping, but for two things, without which a resumed run would not end as an undisturbed one.
+
+    It looks at the end of the validation, so that the checkpoint that is kept there knows what it saw: at the end of
+    the epoch a run that was resumed in between has no metric to look at. And one that had stopped stays stopped.
+    """
+
+    def __init__(self, *, monitor: str, mode: str, patience: int):
+        super().__init__(monitor=monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.stopped_epoch or self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def _between(trainer: Trainer) -> bool:
-    """Whether the last batch of an epoch is done."""
-    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    """Whether the last batch of an epoch, or of the training, is done."""
+    last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    return last or trainer.global_step == trainer.max_steps
 
 
 def _whole_step(trainer: Trainer) -> bool:
@@ -106,7 +162,8 @@ class Speed(Callback):
 
 class Judging(Callback):
     """What happens while a split is judged, val and test alike: Lightning has a method for each, a subclass one for
-    both. ``conclude`` comes before the task concludes the split, and its metric forgets; ``end`` after that.
+    both. ``conclude`` comes before the task concludes the split, and its metric forgets; ``end`` after that. A batch
+    without a sample, of a process without a share of the set, is passed over.
     """
 
     def begin(self, split: str, trainer: Trainer, task: Any) -> None: ...
@@ -123,12 +180,14 @@ class Judging(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self.batch("val", trainer, pl_module, outputs, batch)
+        if batch[2]:
+            self.batch("val", trainer, pl_module, outputs, batch)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self.batch("test", trainer, pl_module, outputs, batch)
+        if batch[2]:
+            self.batch("test", trainer, pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.conclude("val", trainer, pl_module)
@@ -193,61 +252,3 @@ class JudgingSpeed(Judging):
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-class Progress(Callback):
-    """Epoch, batch, rate and the monitored metric: a bar on a terminal, a line an epoch elsewhere.
-
-    Moved at most five times a second and never waiting for the device, unlike Lightning's bars, which
-    cost 0.3 ms a step. ``brief`` leaves the epochs' lines out, for runs of a sweep.
-    """
-
-    def __init__(self, label: str, monitor: str, brief: bool):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = Console(file=sys.stdout)
-        self.monitor, self.brief = monitor, brief
-        self.label = label if len(label) <= 40 else f"…{label[-39:]}"  # room for the bar
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-            refresh_per_second=5,
-        )
-        self.state, self.began = "", 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
-        done = trainer.global_step * trainer.accumulate_grad_batches
-        self.task = self.bar.add_task(self.label, total=total, completed=done, state=self.state)
-        self.bar.start()
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.began = time.perf_counter()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.bar.advance(self.task)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not hasattr(self, "task"):
-            return
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None:
-            return
-        epochs = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.state = f"{epochs}  {self.monitor} {value:.4f}"
-        self.bar.update(self.task, state=self.state)
-        if not self.brief:
-            self.console.print(f"{self.state}  {time.perf_counter() - self.began:.1f} s", highlight=False)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar.stop()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.bar.stop()

@@ -5,11 +5,14 @@ import io
 import logging
 import os
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 log = logging.getLogger(__name__)
 
@@ -17,40 +20,85 @@ NEEDED = {"optimizer_states", "lr_schedulers", "loops", "callbacks", "global_ste
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, waits until the disk has it, and moves it there at once.
+    """Writes a checkpoint by a thread, from a copy of its tensors: training goes on meanwhile. Beside its place, until the
+    disk has it, and then moved there at once.
 
     Lightning's own is written in the folder for temporary files. Where that is another file system, the last step
     is a copy onto the old checkpoint, and whoever is killed in it has neither. Nor does it wait for the disk, so
-    that a power cut may leave a name without content.
+    that a power cut may leave a name without content. Its AsyncCheckpointIO lets copies queue up in memory; here a
+    checkpoint waits until the one before of its name is written.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread: ThreadPoolExecutor | None = None
+        self.writing: dict[Path, Future[None]] = {}
+        self.copies: dict[Path, list[Any]] = {}
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises OSError with the folder and the bytes that are needed where they cannot be had; what was there
-        stays.
-        """
-        content = io.BytesIO()  # in memory first: torch's own writer does not survive a full disk
-        torch.save(checkpoint, content)
+        """Raises what one before could not do."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")  # one name, so that what a kill leaves is written over
+        for place, writing in [*self.writing.items()]:
+            if place == path or writing.done():
+                self.writing.pop(place).result()
+        parts, form = tree_flatten(checkpoint)
+        before = self.copies.get(path, [])
+        self.copies[path] = [_copied(part, *before[place : place + 1]) for place, part in enumerate(parts)]
+        self.thread = self.thread or ThreadPoolExecutor(
+            1, "checkpoint"
+        )  # one: they are written in their order
+        self.writing[path] = self.thread.submit(write, tree_unflatten(self.copies[path], form), path)
+
+    def wait(self) -> None:
+        """Until what was to be kept is on the disk; raises OSError where it could not be."""
+        while self.writing:
+            self.writing.pop(next(iter(self.writing))).result()
+
+    def teardown(self) -> None:
+        thread, self.thread, self.copies = self.thread, None, {}
         try:
-            with open(part, "wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            if error.errno not in FULL:
-                raise
-            before = "the one before is still there, and whole" if path.exists() else "there was none before"
-            words = f"{error.strerror}: {path.name} takes {content.tell():,} bytes ({before})"
-            raise OSError(error.errno, words, str(path.parent)) from None
-        folder = os.open(path.parent, os.O_RDONLY)  # the new name too is on the disk only then
-        try:
-            os.fsync(folder)
+            self.wait()
         finally:
-            os.close(folder)
+            if thread is not None:
+                thread.shutdown()
+
+
+def _copied(part: Any, before: Any = None) -> Any:
+    """A tensor's copy on the host, in memory that the one before had: new memory takes ten times as long."""
+    if not isinstance(part, Tensor):
+        return part
+    if not isinstance(before, Tensor) or before.shape != part.shape or before.dtype != part.dtype:
+        before = torch.empty_like(part, device="cpu", requires_grad=False)
+    with torch.no_grad():
+        return before.copy_(part)
+
+
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Raises OSError with the folder and the bytes that are needed where they cannot be had; what was there
+    stays.
+    """
+    content = io.BytesIO()  # in memory first: torch's own writer does not survive a full disk
+    torch.save(checkpoint, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")  # one name, so that what a kill leaves is written over
+    try:
+        with open(part, "wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno not in FULL:
+            raise
+        before = "the one before is still there, and whole" if path.exists() else "there was none before"
+        words = f"{error.strerror}: {path.name} takes {content.tell():,} bytes ({before})"
+        raise OSError(error.errno, words, str(path.parent)) from None
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name too is on the disk only then
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a spent quota, a file larger than may be

@@ -3,7 +3,7 @@
 import os
 import secrets
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from paribus.dashboard import field, logged_in
+from paribus.history import History, stored
 from paribus.results import MetricsFile, Run, read_json
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Csv(Logger):
 
 
 # What a chosen logger adds to Lightning's interface; train.py calls these:
+#   resume_at(step)                                           after metrics.csv was: what comes later comes again
 #   log_examples(split, examples, picture, target, classes)   judged samples, and the sheet of them
 #   log_result(found, checkpoint)                             what result.json will say
 #   finish(status)                                            "success", or else the run has failed
@@ -114,6 +116,7 @@ class WandB(WandbLogger):
             settings={"silent": used in ("offline", "disabled"), "quiet": True} | _flushing(),
         )
         self._wandb_init.pop("anonymous", None)  # W&B has dropped it, and may warn of it
+        self.history, self.step = History(Path(folder), self._there), 0
 
     @property
     @rank_zero_experiment
@@ -124,6 +127,27 @@ class WandB(WandbLogger):
         if self._experiment is None and wandb.run is not None:
             wandb.finish(exit_code=1)  # nobody ended it, and Lightning would go on logging into it
         return super().experiment
+
+    @rank_zero_only
+    def resume_at(self, step: int) -> None:
+        """What W&B lacks of metrics.csv is sent with the next row, and what it has is not sent again."""
+        self.step = step
+        self.history.resume()
+
+    def _there(self) -> int:
+        if self._wandb_init["mode"] == "offline" or os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
+            return stored(self.history.folder, str(self._id))
+        return getattr(self.experiment, "starting_step", 0)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.step = self.step if step is None else step
+        if not self.history.knows({**metrics}, step):
+            self._send({**metrics})
+
+    def _send(self, row: dict[str, Any]) -> None:
+        row["trainer/global_step"] = self.step  # also of a picture: W&B would take that of its own last row
+        self.history.add(row, lambda each: self.experiment.log(each))
 
     @rank_zero_only
     def log_examples(
@@ -155,7 +179,7 @@ class WandB(WandbLogger):
                 lines, _ = verdict(example, target, classes)
                 words = "; ".join(line for line, _ in lines)
                 images.append(wandb.Image(example.image, caption=f"{example.id}: {words}"))
-        self.experiment.log({f"{split}/examples": images})
+        self._send({f"{split}/examples": images})
 
     @rank_zero_only
     def log_result(self, found: dict[str, Any], checkpoint: str | Path) -> None:
@@ -165,8 +189,8 @@ class WandB(WandbLogger):
         for name in ("per_class", "errors"):
             for split, table in found.get(name, {}).items():
                 if table:
-                    rows = [list(row) for row in zip(*table.values(), strict=True)]
-                    self.experiment.log({f"{split}/{name}": wandb.Table(columns=list(table), data=rows)})
+                    data = [list(row) for row in zip(*table.values(), strict=True)]
+                    self._send({f"{split}/{name}": wandb.Table(columns=list(table), data=data)})
         plain = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
         self.experiment.summary.update({**plain, **found["metrics"], "best_checkpoint": str(checkpoint)})
 
@@ -242,6 +266,12 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, *, folder: str, config: dict[str, Any]):
         super().__init__(save_dir=folder, name="tensorboard", version="")
         self.folder, self.config = Path(folder), config
+
+    @rank_zero_only
+    def resume_at(self, step: int) -> None:
+        """TensorBoard forgets what lies past the step: all that comes after it comes again."""
+        if step:
+            self._kwargs["purge_step"] = step + 1
 
     @rank_zero_only
     def log_examples(
