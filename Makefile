@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Threads that outnumber the free cores spin: 5 to 35 times slower. Runs set their own (trainer.threads).
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-all test-oldest lint format report ablations pretrained results reproduce lock clean
+.PHONY: help setup demo test test-all test-oldest lint format report ablations pretrained results reproduce bench lock clean
 
 help: ## This list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/; s/%/<name>/' | expand -t 18
@@ -35,6 +35,9 @@ test: $(READY) ## The tests, under 10 minutes on 2 cores
 
 test-all: $(READY) ## The tests and the slow ones
 	$(TESTS) -n 2 --dist worksteal
+
+bench: $(READY) ## What is measured against what, on a quiet machine: results/benchmarks.md
+	$(BIN)/python scripts/benchmarks/run_all.py
 
 test-oldest: requirements.lock ## The tests on the oldest packages that pyproject.toml admits
 	test -x $(BIN)/uv || $(MAKE) setup

@@ -1,5 +1,6 @@
 """Boxes and instance masks as pycocotools judges them."""
 
+import gc
 import math
 
 import numpy as np
@@ -116,3 +117,16 @@ def test_difficult_objects_are_passed_over_by_vocs_protocol_alone():
     assert same({n: marked[n] for n in COCO_NAMES}, {n: unmarked[n] for n in COCO_NAMES})
     assert marked["ap_voc"] != unmarked["ap_voc"]
     assert marked["ap_voc07"] != unmarked["ap_voc07"]
+
+
+def test_python_looks_for_garbage_after_judging_as_it_did_before():
+    predictions, targets = detection_data(3, 2, seed=0)
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            metric = DetectionMetrics(["a", "b"])
+            metric.update(predictions, targets)
+            metric.compute()
+            assert gc.isenabled() is enabled
+        finally:
+            gc.enable()

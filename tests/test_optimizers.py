@@ -243,3 +243,24 @@ def test_every_optimizer_learns_with_its_shipped_values(path):
         losses.append(loss.item())
     assert losses[-1] < 0.95 * losses[0]
     assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(FUSED))
+def test_fused_steps_equal_those_one_tensor_at_a_time(name):
+    settings = yaml.safe_load((CONF / "optimizer" / f"{name}.yaml").read_text())
+    del settings["_partial_"]
+    make = getattr(torch.optim, settings.pop("_target_").rpartition(".")[2])
+    torch.manual_seed(0)
+    models = [Model(), Model()]
+    models[1].load_state_dict(models[0].state_dict())
+    ways = [{}, {"fused": False, "foreach": False}]
+    optimizers = [make(m.parameters(), **settings | way) for m, way in zip(models, ways, strict=True)]
+    for _ in range(5):
+        for parameters in zip(*(m.parameters() for m in models), strict=True):
+            gradient = torch.randn_like(parameters[0])
+            for parameter in parameters:
+                parameter.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)

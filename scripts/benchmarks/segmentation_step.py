@@ -1,20 +1,19 @@
 """A training step of U-Net and DeepLabv3+ on ResNet-18, beside segmentation_models.pytorch's of the same shape.
 
-    OMP_NUM_THREADS=1 python scripts/benchmarks/segmentation_step.py
+    OMP_NUM_THREADS=1 python scripts/benchmarks/segmentation_step.py [--quick]
 
 The weights of theirs are put into ours and the logits held to be equal (as the tests do, with what differs on
 purpose taken out of theirs); then both do the same steps in turn: forward, cross-entropy with ignored pixels,
-backward, fused AdamW. Prints the median of the ratios of neighbouring steps, ours / theirs.
+backward, fused AdamW. Each ratio is that of neighbouring steps, ours / theirs, by the processor's time of one thread.
 """
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import statistics
-import time
 from collections.abc import Callable
 
+import measure
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
@@ -27,8 +26,7 @@ from paribus.models.segmentation.unet import UNet
 from paribus.models.weights import in_order
 
 CLASSES, IGNORE = 11, 255
-FLOOR = 1.02  # ours may take this much longer: a fiftieth is what two runs of one program differ by
-ROUNDS = 15
+BOUND = "<=1.02"  # ours may take this much longer: a fiftieth is what two runs of one program differ by
 
 
 def unets() -> tuple[nn.Module, nn.Module]:
@@ -65,43 +63,44 @@ def deeplabs() -> tuple[nn.Module, nn.Module]:
 def step(model: nn.Module, loss: Callable[..., Tensor], images: Tensor, masks: Tensor) -> Callable[[], float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
-    def run() -> float:
-        start = time.perf_counter()
+    def run() -> None:
         loss(model(images), masks).backward()
         optimizer.step()
         optimizer.zero_grad()
-        return time.perf_counter() - start
 
-    return run
+    run()  # allocates
+    return measure.timed(run)
 
 
 def main() -> None:
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    quick = measure.quick(__doc__)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    images, masks = torch.randn(8, 3, 192, 256), torch.randint(0, CLASSES, (8, 192, 256))
+    size = (2, 96, 128) if quick else (8, 192, 256)
+    images, masks = torch.randn(size[0], 3, *size[1:]), torch.randint(0, CLASSES, size)
     masks[:, :20] = IGNORE
-    print(f"torch {torch.__version__}, segmentation_models_pytorch {smp.__version__}, {ROUNDS} rounds")
     for name, make in (("U-Net", unets), ("DeepLabv3+", deeplabs)):
         ours, theirs = make()
         ours.eval(), theirs.eval()
         with torch.no_grad():
             assert torch.allclose(ours(images[:1]), theirs(images[:1]), atol=1e-5), f"{name}: another network"
         ours.train(), theirs.train()
-        ways = (
-            step(ours, cross_entropy, images, masks),
-            step(theirs, lambda x, y: F.cross_entropy(x, y, ignore_index=IGNORE), images, masks),
+        found = measure.in_turn(
+            {
+                f"{name}, Paribus": step(ours, cross_entropy, images, masks),
+                f"{name}, segmentation_models.pytorch": step(
+                    theirs, lambda x, y: F.cross_entropy(x, y, ignore_index=IGNORE), images, masks
+                ),
+            },
+            1 if quick else 15,
         )
-        ways[0](), ways[1]()  # allocates
-        rows = []
-        for i in range(ROUNDS):
-            first, second = (0, 1) if i % 2 else (1, 0)
-            taken = {first: ways[first](), second: ways[second]()}
-            rows.append((taken[0], taken[1]))
-        ratio = statistics.median(a / b for a, b in rows)
-        seconds = " and ".join(f"{statistics.median(column):.2f} s" for column in zip(*rows, strict=True))
-        verdict = "PASS" if ratio <= FLOOR else "FAIL"
-        print(f"{verdict} {name} step {ratio:.3f} {FLOOR}  (ours and theirs {seconds})")
+        measure.table(found, "s a step")
+        own, other = found.values()
+        measure.claim(
+            f"step of {name}", "segmentation_models.pytorch", measure.ratio(own, other), BOUND, not quick
+        )
 
 
 if __name__ == "__main__":
     main()
+    measure.end()

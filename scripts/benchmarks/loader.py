@@ -1,0 +1,202 @@
+"""Loader: JPEGs of 500 x 375 to normalized float batches of 224 x 224, on two cores.
+
+From files, each image cropped at random, resized and mirrored: ours, against torchvision's ImageFolder with Pillow,
+timm's loader, and OpenCV with albumentations behind a DataLoader. From the packed copy, images fitted to 224 before,
+shifted and mirrored: against OpenCV with albumentations, which decodes, resizes, shifts and mirrors. What a batch holds
+is compared first, without what is drawn. Two of them read at once, threads or processes, beside the one that asks; the
+clock on the wall is looked at, so two cores have to be free.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from measure import claim, end, in_turn, quick, ratio, table, timed
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms as T
+from torchvision.datasets import ImageFolder
+
+from paribus.data.batched import Flip, Shift
+from paribus.data.classification import ClassFolders
+from paribus.data.module import DataModule
+
+MEAN, STD, BATCH, SIDE = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 32, 224
+
+
+def write(root: Path, number: int) -> None:
+    """Crops of two photographs, at every quarter of the classes another light, as JPEG of quality 90."""
+    rng = np.random.default_rng(0)
+    photographs = [cv2.resize(photo, (700, 470)) for photo in load_sample_images().images]
+    for i in range(number):
+        y, x = rng.integers(95), rng.integers(200)
+        pixels = photographs[i % 2][y : y + 375, x : x + 500, ::-1]
+        for split in ("train", "val"):
+            folder = root / split / f"class{i % 4}"
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{i:04d}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def ours(root: Path, before: list[Any], on_device: list[Any], **keys: Any) -> Callable[[], None]:
+    data = DataModule(
+        reader=ClassFolders(root=str(root)),
+        batch_size=BATCH,
+        mean=MEAN,
+        std=STD,
+        size=(SIDE, SIDE),
+        verify=False,
+        resident=False,
+        num_workers=2,
+        workers="threads",
+        augmentation={"before_resize": before, "on_device": on_device},
+        **keys,
+    )
+    epoch = trained_on(data)
+    return lambda: drained(epoch())
+
+
+def trained_on(data: DataModule) -> Callable[[], Iterator[torch.Tensor]]:
+    """An epoch of a data module's training batches, as a model meets them. What is asked of a trainer is made up."""
+    data.open("train")
+    batch = SimpleNamespace(is_last_batch=False, current=SimpleNamespace(processed=0))
+    epoch = SimpleNamespace(current=SimpleNamespace(ready=0, processed=0))
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        training=True,
+        current_epoch=0,
+        global_step=0,
+        global_rank=0,
+        world_size=1,
+        accumulate_grad_batches=1,
+        fit_loop=SimpleNamespace(epoch_progress=epoch, epoch_loop=SimpleNamespace(batch_progress=batch)),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    loader = data.train_dataloader()
+    return lambda: (data.on_after_batch_transfer(batch, 0)[0] for batch in loader)
+
+
+class OpenCV(Dataset):
+    def __init__(self, root: Path, transform: A.Compose):
+        self.files, self.transform = sorted(root.glob("train/*/*.jpg")), transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        pixels = cv2.cvtColor(cv2.imread(str(self.files[index])), cv2.COLOR_BGR2RGB)
+        return self.transform(image=pixels)["image"], 0
+
+
+def opencv(root: Path, *transforms: Any) -> Callable[[], None]:
+    whole = A.Compose([*transforms, A.Normalize(MEAN, STD), A.ToTensorV2()])
+    loader = DataLoader(
+        OpenCV(root, whole), BATCH, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+    )
+    return lambda: drained(images for images, _ in loader)
+
+
+def pillow(root: Path) -> Callable[[], None]:
+    whole = T.Compose(
+        [T.RandomResizedCrop(SIDE), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(MEAN, STD)]
+    )
+    loader = DataLoader(
+        ImageFolder(str(root / "train"), whole),
+        BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=2,
+        persistent_workers=True,
+    )
+    return lambda: drained(images for images, _ in loader)
+
+
+def timms(root: Path) -> Callable[[], None]:
+    from timm.data import create_dataset, create_loader
+
+    loader = create_loader(
+        create_dataset("", str(root / "train")),
+        (3, SIDE, SIDE),
+        BATCH,
+        is_training=True,
+        use_prefetcher=False,
+        color_jitter=0.0,
+        interpolation="bilinear",
+        mean=tuple(MEAN),
+        std=tuple(STD),
+        num_workers=2,
+        persistent_workers=True,
+    )
+    return lambda: drained(images for images, _ in loader)
+
+
+def drained(batches: Iterable[torch.Tensor]) -> None:
+    for images in batches:
+        assert images.shape == (BATCH, 3, SIDE, SIDE)
+        assert images.dtype == torch.float32
+
+
+def check(root: Path) -> None:
+    """Without chance, the numbers of OpenCV's pipeline, whichever tier they come from."""
+    whole = A.Compose(
+        [A.Resize(SIDE, SIDE, interpolation=cv2.INTER_AREA), A.Normalize(MEAN, STD), A.ToTensorV2()]
+    )
+    wanted = torch.stack([image for image, _ in OpenCV(root, whole)])
+    for keys in ({}, {"cache": "ram"}):
+        data = DataModule(
+            reader=ClassFolders(root=str(root)),
+            batch_size=BATCH,
+            mean=MEAN,
+            std=STD,
+            size=(SIDE, SIDE),
+            **keys,
+        )
+        data.open("val")
+        found = torch.cat([data.on_after_batch_transfer(batch, 0)[0] for batch in data.val_dataloader()])
+        assert (found - wanted).abs().mean() < 0.02, (found - wanted).abs().mean()
+
+
+def main() -> None:
+    fast = quick(__doc__)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write(root, BATCH if fast else 4 * BATCH)
+        check(root)
+        crop = lambda: A.RandomResizedCrop((SIDE, SIDE), p=1.0)  # noqa: E731
+        ways = {
+            "ours": ours(root, [crop()], [Flip()]),
+            "ImageFolder, Pillow": pillow(root),
+            "timm": timms(root),
+            "OpenCV, albumentations": opencv(root, crop(), A.HorizontalFlip(p=0.5)),
+            "ours, packed": ours(root, [], [Shift(), Flip()], cache="ram"),
+            "OpenCV, albumentations, shifted": opencv(
+                root,
+                A.Resize(SIDE, SIDE),
+                A.CropAndPad(percent=0.125, keep_size=False, p=1.0),
+                A.RandomCrop(SIDE, SIDE),
+                A.HorizontalFlip(p=0.5),
+            ),
+        }
+        for way in ways.values():
+            way()  # the packed copy is made here
+        found = in_turn({name: timed(way, time.perf_counter) for name, way in ways.items()}, 1 if fast else 7)
+        images = BATCH if fast else 4 * BATCH
+        table({name: [s / images for s in values] for name, values in found.items()}, "ms an image", 1e3)
+        for against, bound in (
+            ("ImageFolder, Pillow", ">=2.2"),
+            ("timm", ">=2.1"),
+            ("OpenCV, albumentations", ">=1.8"),
+        ):
+            claim("loader", against, ratio(found[against], found["ours"]), bound, not fast)
+        packed = ratio(found["OpenCV, albumentations, shifted"], found["ours, packed"])
+        claim("packed loader", "OpenCV, albumentations", packed, ">=12", not fast)
+    end()
+
+
+if __name__ == "__main__":
+    main()
