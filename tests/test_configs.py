@@ -4,7 +4,8 @@ import pytest
 
 from composing import composed
 from paribus import config
-from paribus.checks import MODELS, ROOMS, TASKS, check
+from paribus.checks import check
+from paribus.contradictions import MODELS, ROOMS, TASKS
 from paribus.sweep.callback import written
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in config.CONF.glob("*/*.yaml"))

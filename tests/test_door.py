@@ -1,9 +1,11 @@
 """Paths on the command line as they are: Hydra would read = , and [ in them."""
 
+import subprocess
 import sys
 
 import pytest
 
+from command_line import ROOT, environment, script, succeeded
 from paribus.door import door, quoted
 
 
@@ -78,3 +80,20 @@ def test_a_sweep_is_asked_for_anywhere_among_the_overrides(monkeypatch):
 )
 def test_all_else_is_left_alone(here, given):
     assert quoted(given) == given
+
+
+@pytest.mark.parametrize("name", ["train", "profile"])
+def test_help_is_what_hydra_would_say(name, tmp_path):
+    # The door does not see the flag, and hands it on.
+    hydras = f"""
+import runpy, sys, types
+import paribus.door
+sys.argv = ["scripts/{name}.py", "--help"]
+paribus.door.sys = types.SimpleNamespace(argv=sys.argv[:1], path=sys.path)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", hydras], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    assert succeeded(script(name, "--help", cwd=tmp_path)).stdout == said.stdout

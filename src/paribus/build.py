@@ -52,6 +52,14 @@ def build(config: TrainConfig, folder: Path | None = None) -> Parts:
         channels_last=config.trainer.channels_last,
     )
     model = make(config.model, backbone=backbone, num_classes=len(data.classes))
+    if config.members > 1:
+        from paribus.models.ensemble import Ensemble
+
+        others = [
+            make(config.model, backbone=make(config.backbone), num_classes=len(data.classes))
+            for _ in range(1, config.members)
+        ]
+        model = Ensemble([model, *others], target=config.task["target"])
     data.search = getattr(model, "search", None)  # proposals, which come with the images
     if config.trainer.channels_last:
         import torch

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,6 +27,7 @@ from paribus.config import (
     TrainConfig,
     TrainerConfig,
 )
+from paribus.contradictions import answers, contradictions
 from paribus.origins import origin
 from paribus.signatures import Signature, TargetError, alias, signature
 
@@ -42,24 +41,6 @@ SUPPLIED = {
 }
 UNSAID = "(not said)"  # in place of a value that is missing and not needed
 NEEDED = ("data", "backbone", "model", "task", "optimizer", "scheduler")
-# The kinds of target that the models and readers of a room can answer.
-ROOMS = {
-    "paribus.models.classifier.": ("label", "labels"),
-    "paribus.models.segmentation.": ("mask",),
-    "paribus.models.detection.": ("boxes",),
-    "paribus.data.classification.": ("label", "labels"),
-    "paribus.data.image_labels.": ("labels",),
-    "paribus.data.published.": ("label", "labels"),
-    "paribus.data.segmentation.": ("mask",),
-    "paribus.data.detection.": ("boxes",),
-    "paribus.data.yolo_text.": ("boxes",),
-    "paribus.tasks.Classification": ("label", "labels"),
-    "paribus.tasks.Segmentation": ("mask",),
-    "paribus.tasks.Clustering": ("mask",),
-    "paribus.tasks.Detection": ("boxes",),
-}
-TASKS = {"label": "classification", "labels": "multilabel", "mask": "segmentation", "boxes": "detection"}
-MODELS = {"label": "classifier", "labels": "classifier", "mask": "unet", "boxes": "retinanet"}
 
 
 def check(cfg: DictConfig) -> TrainConfig:
@@ -69,12 +50,22 @@ def check(cfg: DictConfig) -> TrainConfig:
     would be valid. Reads source files only; neither torch nor any data is touched.
     """
     config: TrainConfig = _objects(cfg)
+    if config.data.get("batch_size") == "auto":  # a run by itself has a number by now, see batch_size.py
+        raise ConfigError(
+            "`data.batch_size=auto` would give the runs of a sweep batches of different sizes, and all else must be "
+            "equal: find it once, with one run, and then give the number"
+        )
+    if config.trainer.autotune and config.ablation:
+        raise ConfigError(
+            "`trainer.autotune=true` may give the runs of a sweep different precisions, and all else must be equal: "
+            "find the fastest with one run, and then give trainer.precision and trainer.channels_last"
+        )
     # So that the run folder can be judged from anywhere.
     paths = ((config.data.get("reader", {}), "root"), (config.backbone, "weights"), (config.task, "teacher"))
     for node, key in paths:
         if isinstance(node, dict) and isinstance(node.get(key), str):
             node[key] = str(Path(node[key]).expanduser().absolute())
-    faults = _faults(cfg, config, NEEDED) or _contradictions(config)
+    faults = _faults(cfg, config, NEEDED) or contradictions(config)
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -92,7 +83,7 @@ def check_profile(cfg: DictConfig) -> ProfileConfig:
         faults += [
             f"`data.{key}`: choose an option first, data=..." for key in {*config.data} - {"channels", "size"}
         ]
-    faults = faults or _answers(config)
+    faults = faults or answers(config)
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -232,63 +223,6 @@ def _type(annotation: str, module: str) -> Any:
     texts = [ast.unparse(member) for member in members]
     # A config holds no tensor: of `float | Tensor` the float is left.
     return typing.Union[tuple(_type(text, module) for text in texts if text != "Tensor")]  # noqa: UP007
-
-
-def _answers(config: TrainConfig | ProfileConfig) -> list[str]:
-    """Of task, model and data, which do not answer with the same kind of target."""
-    faults = []
-    wanted = config.task.get("target")
-    for group, target, mend in (
-        ("task", config.task["_target_"], lambda kind: f"task={TASKS[kind]}"),
-        (
-            "model",
-            config.model["_target_"],
-            lambda kind: f"task={TASKS[kind]}, or model={MODELS[str(wanted)]}",
-        ),
-        (
-            "data.reader",
-            config.data.get("reader", {}).get("_target_", ""),
-            lambda kind: f"task={TASKS[kind]}",
-        ),
-    ):
-        kinds = next((k for prefix, k in ROOMS.items() if target.startswith(prefix)), None)
-        if kinds and wanted in TASKS and wanted not in kinds:
-            faults.append(
-                f"`{group}` is {target}, which answers with {' or '.join(kinds)}, but `task.target` is {wanted}: "
-                f"{mend(kinds[0])}"
-            )
-    return faults
-
-
-def _contradictions(config: TrainConfig) -> list[str]:
-    """Choices that are valid one by one and cannot go together, with the override that mends them."""
-    faults, trainer = _answers(config), config.trainer
-    parts = max(trainer.devices, 1) * trainer.num_nodes * trainer.accumulate
-    size = config.data.get("batch_size")
-    if isinstance(size, int) and size % parts:
-        faults.append(
-            f"`data.batch_size={size}` is the batch of one step over all devices and does not divide by {parts} "
-            f"(devices x nodes x accumulate): data.batch_size={max(parts, size // parts * parts)}"
-        )
-    if "lr" not in config.optimizer:
-        faults.append("`optimizer` lacks `lr`, the base rate: optimizer.lr=0.001")
-    monitor = config.task.get("monitor", "")
-    if not str(monitor).startswith("val/"):
-        faults.append(
-            f"`task.monitor={monitor}`: the best checkpoint is chosen on the validation set: val/..."
-        )
-    if config.ablation and set(config.ablation.baseline) != set(config.ablation.factors):
-        faults.append(
-            "`ablation.baseline` must name one level of each factor: " + ", ".join(config.ablation.factors)
-        )
-    if trainer.devices != 1 and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
-        launcher = HydraConfig.get().launcher._target_.split(".")[-1]
-        if launcher != "ParibusLauncher":
-            faults.append(
-                f"{launcher} runs the jobs of a sweep on one device each (several train silently on part of the "
-                "data): hydra/launcher=paribus, which starts each as a process of its own, or trainer.devices=1"
-            )
-    return faults
 
 
 def near(key: str, valid: list[str]) -> str:

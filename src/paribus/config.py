@@ -25,6 +25,7 @@ class ConfigError(ValueError):
 class AugmentationConfig:
     before_resize: list[Any] = field(default_factory=list)
     after_resize: list[Any] = field(default_factory=list)
+    on_device: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -33,8 +34,12 @@ class TrainerConfig:
 
     accelerator: str = "cpu"  # cpu | gpu
     devices: int = 1  # processes on this machine; -1: every GPU
-    num_nodes: int = 1
-    strategy: str = "auto"  # auto | ddp
+    num_nodes: int = 1  # machines; torchrun, Slurm or MASTER_ADDR and NODE_RANK say which of them this one is
+    strategy: str = "auto"  # auto | ddp: each process holds the network | fsdp: its share of it
+    find_unused_parameters: bool = False  # of ddp, for a network some of whose weights get no gradient
+    static_graph: bool = False  # of ddp, for one that computes the same in every step: less waiting
+    gradient_as_bucket_view: bool = False  # of ddp: gradients are sent from where they lie, and not copied
+    timeout: float = 30.0  # minutes that the processes wait for one that stands still; then it is named
     precision: str = "32-true"  # 32-true | bf16-mixed | 16-mixed (GPU)
     max_epochs: int = 10
     max_steps: int = -1  # optimizer steps; ends training before max_epochs if it comes first
@@ -43,6 +48,11 @@ class TrainerConfig:
     early_stopping: int | None = None  # stop after this many validations without a better one
     ema: float | None = None  # decay of the moving average of the weights, 0.999 say
     channels_last: bool = False
+    autotune: bool = (
+        False  # precision and channels_last by a few steps of each, kept for this network and device
+    )
+    compile: bool = False  # by torch.compile: a minute or more at first, then faster steps on GPUs
+    checkpoint_activations: bool = False  # compute a backbone's blocks twice: less memory, more time
     validate_every: int = 1  # epochs
     checkpoint_every: int | None = None  # steps, besides after every validation
     log_every: int = 50  # steps between two log rows: between them nothing waits for the device
@@ -56,7 +66,7 @@ class TrainerConfig:
                 raise ConfigError(f"trainer.{message}")
 
         need(self.accelerator in ("cpu", "gpu"), f"accelerator={self.accelerator}: cpu or gpu")
-        need(self.strategy in ("auto", "ddp"), f"strategy={self.strategy}: auto or ddp")
+        need(self.strategy in ("auto", "ddp", "fsdp"), f"strategy={self.strategy}: auto, ddp or fsdp")
         kinds = ("32-true", "bf16-mixed", "16-mixed")
         need(self.precision in kinds, f"precision={self.precision}: one of {', '.join(kinds)}")
         need(
@@ -70,10 +80,34 @@ class TrainerConfig:
             not (self.accelerator == "cpu" and self.devices == -1),
             "devices=-1 means every GPU; on the processor say how many processes, trainer.devices=2",
         )
+        for key in ("devices", "num_nodes"):
+            need(
+                getattr(self, key) == 1 or self.strategy != "auto",
+                f"{key}={getattr(self, key)} needs trainer.strategy=ddp (trainer=ddp or trainer=ddp_cpu) or fsdp",
+            )
+        for key in ("find_unused_parameters", "static_graph", "gradient_as_bucket_view"):
+            need(
+                not getattr(self, key) or self.strategy == "ddp",
+                f"{key}=true is ddp's: trainer.strategy=ddp, or trainer.{key}=false",
+            )
         need(
-            self.devices == 1 or self.strategy == "ddp",
-            f"devices={self.devices} needs trainer.strategy=ddp (trainer=ddp or trainer=ddp_cpu)",
+            not (self.static_graph and self.find_unused_parameters),
+            "static_graph=true finds out by itself which weights get no gradient: "
+            "trainer.find_unused_parameters=false",
         )
+        need(
+            not (self.strategy == "fsdp" and self.precision == "16-mixed"),
+            "precision=16-mixed scales the loss by what one process sees: with fsdp trainer.precision=bf16-mixed",
+        )
+        need(
+            not (self.compile and self.strategy == "fsdp"),
+            "compile=true is for whole networks: trainer.compile=false, or trainer.strategy=ddp",
+        )
+        need(
+            not (self.compile and self.checkpoint_activations),
+            "compile=true decides itself what to compute twice: trainer.checkpoint_activations=false",
+        )
+        need(self.timeout > 0, f"timeout={self.timeout}: minutes, more than 0")
         for key in ("max_epochs", "accumulate", "validate_every", "log_every", "num_nodes"):
             need(getattr(self, key) >= 1, f"{key}={getattr(self, key)}: 1 or more")
         for key in ("gradient_clip", "early_stopping", "checkpoint_every", "threads"):
@@ -127,6 +161,8 @@ class TrainConfig:
     seed: int = 0
     root: str = "runs"
     test: bool = True
+    views: str = "none"  # none | flip | ten_crop
+    members: int = 1
     retry_failed: bool = True
     plan: bool = False
     data: dict[str, Any] = field(default_factory=dict)
@@ -150,7 +186,7 @@ class TrainConfig:
 class EvaluateConfig:
     run: Any = MISSING  # a run folder, a glob, or a list of them: an ensemble
     split: str = "test"  # val | test
-    views: str = "none"  # none | flip | ten_crop
+    views: str | None = None  # none | flip | ten_crop; null: as trained
     scales: list[float] = field(default_factory=lambda: [1.0])  # the image resized by each
     resize: Any = (
         None  # [H, W] that images are fitted to, for ten crops (null: 8/7 of the size) and masks; native

@@ -36,7 +36,8 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Keys that say where, how fast or how visibly a run is made, and nothing of what it learns.
 NOT_LEARNED = (
     "name", "job", "root", "retry_failed", "plan", "experiment", "ablation", "logger", "hydra",
-    "trainer.progress", "data.num_workers", "data.verify",
+    "trainer.progress", "trainer.timeout", "data.num_workers", "data.workers", "data.verify",
+    "data.cache", "data.cache_folder", "data.resident",
     "data.reader.source", "data.reader.archives", "data.reader.download",
 )  # fmt: skip
 ABSENT = "(absent)"
@@ -183,7 +184,7 @@ class MetricsFile:
         self.path = Path(path)
         self._again: set[tuple[int, str]] = set()
         # A torn last row would swallow the next one.
-        kept = _rows(self.path)
+        kept = metric_rows(self.path)
         if not kept or not self.path.read_text(encoding="utf-8").endswith("\n"):
             self._rewrite(kept)
         self._file = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
@@ -198,9 +199,9 @@ class MetricsFile:
     def truncate_after(self, step: int) -> int:
         """Forget the rows past `step`, at which a checkpoint was taken, so that the resumed run can write
         them anew, and return the last epoch that is left. Rows of `step` itself stay; written again they are
-        passed over."""
+        passed over. Those of the test come after all training, and so always anew."""
         self._file.close()
-        kept = [row for row in _rows(self.path) if row[0] <= step]
+        kept = [row for row in metric_rows(self.path) if row[0] <= step and not row[2].startswith("test/")]
         self._again = {(row[0], row[2]) for row in kept if row[0] == step}
         self._rewrite(kept)
         self._file = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
@@ -216,12 +217,13 @@ class MetricsFile:
 def curves(run: Run) -> dict[str, list[tuple[int, int, float]]]:
     """Each metric's course as [(step, epoch, value)], from metrics.csv; empty if the run has none yet."""
     courses: dict[str, list[tuple[int, int, float]]] = {}
-    for step, epoch, metric, value in _rows(run.path / "metrics.csv"):
+    for step, epoch, metric, value in metric_rows(run.path / "metrics.csv"):
         courses.setdefault(metric, []).append((step, epoch, value))
     return courses
 
 
-def _rows(path: Path) -> list[tuple[int, int, str, float]]:
+def metric_rows(path: Path) -> list[tuple[int, int, str, float]]:
+    """(step, epoch, metric, value) of metrics.csv, in the order in which they were written; empty without a file."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,20 +1,23 @@
 """One run, from a config to a folder that says what was found. Reads from top to bottom."""
 
 import logging
-import os
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from paribus.autotune import tuned
+from paribus.batch_size import resolved
 from paribus.build import Parts, build
 from paribus.checks import check
 from paribus.config import TrainConfig, TrainerConfig
-from paribus.device import check_device, device_name, peak_memory, set_threads
+from paribus.device import check_device, device_name, global_rank, peak_memory, set_threads
 from paribus.record import Record, claimed, known_result
+from paribus.sweep import handed
 from paribus.sweep.probe import probe
 from paribus.trouble import in_words
 
@@ -33,15 +36,19 @@ def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float
         ConfigError: a key or choice is wrong, or the folder holds another experiment.
         DataError: the data does not hold what the config says.
     """
-    config, folder = check(cfg), Path(folder).absolute()
+    folder = Path(folder).absolute()
+    config = check(tuned(resolved(cfg, folder), folder))
     if config.plan:
         log.info("about %s", probe(config))
         return None
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # the others were started by DDP, beside it
+    if in_sweep and handed.by_another():
+        return handed.hand_on(cfg, config, folder)
+    handed.tie()
+    first = global_rank(config.trainer) == 0  # the others train beside it, and write nothing
     with claimed(folder) if first else nullcontext():
-        known = known_result(folder, config) if first else None
+        known = known_result(folder, config)
         if known and known["status"] == "done":
-            if not in_sweep:
+            if first and not in_sweep:
                 log.info("done before: %s\n%s", _line(known), folder)
             return known["metrics"].get(config.metric)
         record = Record(folder, config, choices()) if first else None
@@ -87,7 +94,9 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     from paribus.examples import Examples
     from paribus.judged_images import JudgedImages
     from paribus.loggers import Csv
+    from paribus.parallel import prepared
     from paribus.profile.complexity import count
+    from paribus.stalled import Stalled
 
     quiet()
     check_device(config.trainer)
@@ -102,20 +111,33 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     if resumed:
         log.info("resumed at step %d", step)
     csv.resume_at(step)
+    if parts.logger is not None:
+        parts.logger.resume_at(step)
 
     trainer, best, speed = make_trainer(config, folder, loggers, in_sweep)
     status = "failed"
     try:
-        trainer.fit(parts.task, parts.data, ckpt_path=resumed, weights_only=True)
+        with prepared(parts.task.model, config.trainer):
+            trainer.fit(parts.task, parts.data, ckpt_path=resumed, weights_only=True)
         if not best.best_model_path:  # max_steps came before the first validation: the end is the best
             trainer.save_checkpoint(folder / CHECKPOINT)
+            trainer.strategy.checkpoint_io.wait()
         state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        if config.trainer.strategy == "fsdp":  # the network that was trained is in shares: this one is whole
+            parts = parts._replace(task=build(config).task)
         parts.task.load_state_dict(state["state_dict"])
+        if config.views != "none":
+            from paribus.views import average, cut_from
+
+            average(parts.task, [parts.task.model], views=config.views, crop=parts.data.size)
+            if config.views == "ten_crop":
+                parts.data.fit_judged(cut_from(parts.data.size))
         splits = ("val", "test") if config.test else ("val",)
         detected, judging = Detected(folder), JudgingSpeed(splits[-1])
         images = JudgedImages(folder)
         watching = [Examples(folder, parts.logger), Confusion(folder), detected, images, judging]
-        metrics = judge(parts, config.trainer, *splits, callbacks=watching)
+        waiting = Stalled(config.trainer.timeout, folder)
+        metrics = judge(parts, config.trainer, *splits, callbacks=[*watching, waiting])
         parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
         found = {
             "metrics": metrics,
@@ -151,10 +173,12 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
 def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: bool) -> tuple[Any, Any, Any]:
     """Lightning's Trainer, the callback that keeps the best checkpoint, the one that measures speed."""
     from lightning import Trainer
-    from lightning.pytorch.callbacks import EarlyStopping
 
-    from paribus.callbacks import EMA, Checkpoint, Progress, Speed
+    from paribus.callbacks import EMA, Checkpoint, Patience, Speed
     from paribus.checkpoints import WholeFiles
+    from paribus.parallel import WholeToJudge
+    from paribus.progress import Progress
+    from paribus.stalled import Stalled
 
     t, monitor, mode = config.trainer, config.task["monitor"], config.task["mode"]
     kept: Any = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
@@ -164,18 +188,20 @@ def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: boo
         monitor=monitor,
         mode=mode,
         save_last=True,
-        save_on_exception=True,
+        save_on_exception=t.strategy != "fsdp",  # of which every process has to be there
         save_on_train_epoch_end=False,
     )
     speed = Speed()
-    callbacks: list[Any] = [best, speed]
+    callbacks: list[Any] = [*([WholeToJudge()] if t.strategy == "fsdp" else []), best, speed]
+    if t.strategy != "auto":
+        callbacks.append(Stalled(t.timeout, folder))
     if t.checkpoint_every:
         callbacks.append(Checkpoint(**kept, filename="last", every_n_train_steps=t.checkpoint_every))
     if t.early_stopping:
-        callbacks.append(EarlyStopping(monitor=monitor, mode=mode, patience=t.early_stopping))
+        callbacks.append(Patience(monitor=monitor, mode=mode, patience=t.early_stopping))
     if t.ema:
         callbacks.append(EMA(t.ema))
-    if t.progress and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if t.progress and global_rank(t) == 0:
         callbacks.append(Progress(folder.name if in_sweep else config.name, monitor, brief=in_sweep))
     trainer = Trainer(
         **shared_settings(t),
@@ -194,11 +220,13 @@ def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: boo
 
 def shared_settings(t: TrainerConfig) -> dict[str, Any]:
     """What training and judging tell Lightning alike."""
+    from paribus.parallel import strategy
+
     return {
         "accelerator": t.accelerator,
         "devices": t.devices,
         "num_nodes": t.num_nodes,
-        "strategy": t.strategy,
+        "strategy": strategy(t),
         "precision": t.precision,
         "deterministic": t.deterministic,
         "use_distributed_sampler": False,  # Lightning's repeats samples; DataModule shares them out exactly
@@ -217,6 +245,7 @@ def judge(
     from lightning import Trainer
 
     found: dict[str, float] = {}
+    t = replace(t, strategy="ddp") if t.strategy == "fsdp" else t
     for split in splits:
         trainer = Trainer(**shared_settings(t), logger=False, enable_checkpointing=False, callbacks=callbacks)
         work = trainer.validate if split == "val" else trainer.test
@@ -235,6 +264,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # The metrics are computed over all processes before they are logged; each holds the same value.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    # A run that a job of Slurm starts by itself is one process, or DDP starts its others.
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    # A process without a share of the set has counted nothing, and says so to the others.
+    warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
     # One batch an epoch is a fair choice, and rows come from Task.flush, not from this setting.
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
 

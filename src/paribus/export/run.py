@@ -11,8 +11,8 @@ from typing import Any
 
 from paribus import results
 from paribus.build import Parts
-from paribus.checks import TASKS
 from paribus.config import ConfigError, ExportConfig, TrainConfig
+from paribus.contradictions import TASKS
 from paribus.restore import one_device, restored, run_config, without_data_set
 from paribus.train import CHECKPOINT
 

@@ -159,7 +159,13 @@ def _losses(label: str, of: Courses) -> Draw:
             axes.yaxis.set_minor_formatter(NullFormatter())
         elif high > low:
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        axes.set_title(dict(zip(of.found, short([*of.found]), strict=True))[label], fontsize=9.5, loc="left", pad=5, fontweight="bold")
+        axes.set_title(
+            dict(zip(of.found, short([*of.found]), strict=True))[label],
+            fontsize=9.5,
+            loc="left",
+            pad=5,
+            fontweight="bold",
+        )
         axes.set_ylabel("loss", fontsize=9)
         _along(axes, of, named=of.metric is None)
 
