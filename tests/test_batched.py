@@ -75,7 +75,12 @@ def test_flips_are_of_half_with_all_that_lies_in_them():
     x, y = images(), masks()
     draw = torch.tensor([[0.1, 0.9] * 6])
     boxes = [
-        {"boxes": torch.tensor([[1.0, 2, 5, 8]]), "masks": y[i : i + 1], "labels": torch.tensor([1])}
+        {
+            "boxes": torch.tensor([[1.0, 2, 5, 8]]),
+            "proposals": torch.tensor([[0.0, 0, 2, 2]] * 3),
+            "masks": y[i : i + 1],
+            "labels": torch.tensor([1]),
+        }
         for i in range(12)
     ]
     flipped, marks = Flip(p=0.5)(x, y, draw)
@@ -86,6 +91,7 @@ def test_flips_are_of_half_with_all_that_lies_in_them():
         assert torch.equal(marks[i], y[i].flip(-1) if i % 2 == 0 else y[i])
         assert moved[i]["boxes"].tolist() == [[19, 2, 23, 8] if i % 2 == 0 else [1, 2, 5, 8]]
         assert torch.equal(moved[i]["masks"][0], marks[i])
+        assert moved[i]["proposals"].tolist() == [[22, 0, 24, 2] if i % 2 == 0 else [0, 0, 2, 2]] * 3
         assert moved[i]["labels"].tolist() == [1]
 
 
@@ -104,8 +110,6 @@ def test_shifts_go_to_the_pixel_and_as_far_as_said(large, monkeypatch):
         assert torch.equal(marks[i], around[2 + down : 18 + down, 3 + right : 27 + right])
     many = uniform(keys(0, 0, [str(i) for i in range(3000)], CPU), 0, 2)
     assert {int(d * 5) for d in many[0]} == set(range(5))
-    with pytest.raises(ValueError, match="here are boxes"):
-        Shift()(x, [{}] * 12, draw)
 
 
 def test_a_square_is_cut_out_where_its_centre_is_in_the_image():
@@ -160,6 +164,9 @@ def test_what_is_no_change_of_batches_is_refused():
     ]
     with pytest.raises((ConfigError, ValueError), match=r"paribus.data.batched"):
         build(check(composed(wrong[0])))
+    boxes = ["task=detection", "model=fcos", "data.size=[64,64]", "augmentation=on_device"]
+    with pytest.raises(ValueError, match="Shift moves images and masks, and here are boxes"):
+        build(check(composed(*boxes)))
     with pytest.raises(ValueError, match="images of one size"):
         build(check(composed("augmentation=on_device", "data.size=null", "data.reader.size=32")))
 

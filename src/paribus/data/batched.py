@@ -41,7 +41,7 @@ def uniform(keys: Tensor, place: int, number: int) -> Tensor:
 class Flip:
     """Left and right swapped in a share p of the samples; masks and boxes with their images."""
 
-    moves = True
+    moves, boxes, draws = True, True, 1
 
     def __init__(self, *, p: float = 0.5):
         _share("p", p)
@@ -59,16 +59,13 @@ class Flip:
             ]
         return images, targets
 
-    draws = 1
-
 
 class Shift:
     """Moved by up to a share of the side, up or down and left or right, to the pixel; what comes in is black, and
     ignored in masks. Padding by 4 of 32 pixels and a random crop is share=0.125 (He et al. 2016, section 4.2).
     """
 
-    moves = True
-    draws = 2
+    moves, boxes, draws = True, False, 2
 
     def __init__(self, *, share: float = 0.125):
         _share("share", share)
@@ -76,10 +73,6 @@ class Shift:
 
     def __call__(self, images: Tensor, targets: Any, draw: Tensor) -> tuple[Tensor, Any]:
         """draw: ``[2, B]``."""
-        if isinstance(targets, list):
-            raise ValueError(
-                "augmentation.on_device: Shift moves images and masks, and here are boxes: leave it out"
-            )
         most = [round(self.share * side) for side in images.shape[-2:]]
         starts = [(d * (2 * m + 1)).long() for d, m in zip(draw, most, strict=True)]
         images = _window(images, starts, most, 0)
@@ -93,8 +86,7 @@ class Cutout:
     what masks and boxes say stays.
     """
 
-    moves = False
-    draws = 2
+    moves, boxes, draws = False, True, 2
 
     def __init__(self, *, share: float = 0.5):
         _share("share", share)
@@ -120,8 +112,7 @@ class Color:
     torchvision's ColorJitter; its hue is not here.
     """
 
-    moves = False
-    draws = 3
+    moves, boxes, draws = False, True, 3
 
     def __init__(self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0):
         for name, x in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
@@ -170,11 +161,10 @@ def _window(images: Tensor, starts: Sequence[Tensor], most: Sequence[int], fill:
 
 def _mirrored(target: dict[str, Tensor], flipped: Tensor, width: int) -> dict[str, Tensor]:
     found = dict(target)
-    if "boxes" in target:
-        x1, y1, x2, y2 = target["boxes"].unbind(-1)
-        found["boxes"] = torch.where(
-            flipped, torch.stack([width - x2, y1, width - x1, y2], -1), target["boxes"]
-        )
+    for name in {"boxes", "proposals"} & target.keys():
+        x1, y1, x2, y2 = target[name].unbind(-1)
+        mirrored = torch.stack([width - x2, y1, width - x1, y2], -1)
+        found[name] = torch.where(flipped, mirrored, target[name])
     if "masks" in target:
         found["masks"] = torch.where(flipped, target["masks"].flip(-1), target["masks"])
     return found

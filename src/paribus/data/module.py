@@ -156,6 +156,12 @@ class DataModule(LightningDataModule):
             raise ValueError(
                 f"`augmentation.on_device` holds {', '.join(names)}; it takes those of paribus.data.batched"
             )
+        if self.target == "boxes" and not all(change.boxes for change in self.on_device):
+            still = [type(change).__name__ for change in self.on_device if not change.boxes]
+            raise ValueError(
+                f"`augmentation.on_device`: {', '.join(still)} moves images and masks, and here are boxes: "
+                "augmentation.on_device=[{_target_: paribus.data.batched.Flip}], say"
+            )
         if any(change.moves for change in self.on_device) and self.size is None:
             raise ValueError(
                 f"`augmentation.on_device`: {', '.join(names)} need images of one size: data.size=[h,w]"
