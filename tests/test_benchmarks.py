@@ -37,7 +37,13 @@ def run_all(benchmarks):
 
 
 def names() -> list:
-    left_out = {"measure", "ours", "run_all", "many_nodes"}  # the last has no tiny size
+    left_out = {
+        "measure",
+        "ours",
+        "run_all",
+        "many_nodes",
+        "gpu",
+    }  # many_nodes has no tiny size, gpu its own test
     found = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in left_out)
     return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in found]
 
@@ -59,6 +65,91 @@ def test_a_benchmark_runs_at_tiny_sizes_and_ends_with_its_claims(name, tmp_path)
     assert ":" in last[1]
     assert last[3][:2] in ("<=", ">=")
     float(last[2])
+
+
+@pytest.mark.slow
+def test_the_gpu_program_makes_a_dry_pass_of_every_section(tmp_path):
+    output = tmp_path / "found.md"
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "gpu.py"), "--quick", "--output", str(output)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        text=True,
+        capture_output=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAILED" not in done.stdout
+    page = output.read_text()
+    sections = ("small_images", "small_steps", "waits", "resnet50", "detection", "seeds", "rate", "speedrun")
+    for name in sections:
+        assert f"- {name}: done in" in page
+    claims = [line for line in page.splitlines() if line.endswith("| QUICK |")]
+    assert len(claims) >= 6
+    assert "seconds to 94 % of CIFAR-10: not measured, it takes --cifar FOLDER" in page
+
+
+@pytest.fixture
+def gpu(benchmarks, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "NO_ALBUMENTATIONS_UPDATE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # what the program sets is put back
+    import gpu
+
+    return gpu
+
+
+@pytest.mark.slow
+def test_a_section_of_the_gpu_program_that_fails_or_does_not_fit_stops_no_other(
+    gpu, tmp_path, monkeypatch, capsys
+):
+    def broken(*_):
+        raise RuntimeError("no such kernel")
+
+    def fine(*_):
+        gpu.measure.claim("small steps", "idiomatic Lightning", 6.0, ">=5")
+
+    large = gpu.Sizes(False)
+    monkeypatch.setattr(gpu, "Sizes", lambda quick: large)
+    monkeypatch.setattr(gpu, "SECTIONS", {"first": (broken, 1), "long": (broken, 9999), "last": (fine, 1)})
+    output = tmp_path / "found.md"
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--minutes", "1", "--output", str(output)])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    assert "FAILED first: no such kernel\nTraceback" in printed
+    page = output.read_text()
+    assert "- first: FAILED: RuntimeError: no such kernel" in page
+    assert "- long: not measured: it takes about 9999 s, and" in page
+    assert "| small steps | idiomatic Lightning | 6 | >=5 | PASS |" in page
+
+
+@pytest.mark.slow
+def test_the_gpu_program_names_the_line_that_waits_between_two_rows(gpu, tmp_path, monkeypatch, capsys):
+    """What CUDA does in the two modes, done in `normalize` of every step."""
+    import torch
+
+    from paribus.data.module import DataModule
+
+    mode, normalize = ["default"], DataModule.normalize
+
+    def waiting(self, images):
+        if mode[0] == "warn":
+            gpu.warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        if mode[0] == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return normalize(self, images)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(DataModule, "normalize", waiting)
+    monkeypatch.setattr(gpu, "GPU", True)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda word: mode.__setitem__(0, word))
+    gpu.waits(gpu.Sizes(True), tmp_path, None)
+    printed = capsys.readouterr().out
+    assert "told: segmentation waits 1 times in a step 1 at test_benchmarks.py:" in printed
+    assert "RuntimeError: called a synchronizing CUDA operation" in printed
+    assert "FAIL waits_between_two_rows_of_the_log,_classification:set_sync_debug_mode 1 <=0" in printed
+    assert mode == ["default"]
 
 
 def test_ways_are_taken_in_turn_and_neighbours_compared(measure):

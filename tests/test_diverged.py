@@ -78,6 +78,7 @@ def test_a_run_names_the_samples_and_keeps_a_checkpoint_from_before(tmp_path, ba
     assert all(torch.isfinite(value).all() for value in kept["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_two_processes_name_the_samples_of_both(tmp_path):
     arguments = [
         "optimizer=sgd",

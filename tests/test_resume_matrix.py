@@ -99,7 +99,7 @@ def named(number: int, case: Case) -> str:
     return f"case{number}-" + "-".join(filter(None, case.values()))
 
 
-QUICK, ALL = 5, 72
+QUICK, ALL = 2, 72
 NUMBERED = [
     pytest.param(*(number, case), id=named(number, case), marks=[pytest.mark.slow] if number >= QUICK else [])
     for number, case in enumerate(cases(ALL))
