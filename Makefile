@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Threads that outnumber the free cores spin: 5 to 35 times slower. Runs set their own (trainer.threads).
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-all test-oldest lint format report ablations pretrained results reproduce bench lock clean
+.PHONY: help setup demo test test-all test-oldest lint format report ablations pretrained results reproduce bench bench-gpu lock clean
 
 help: ## This list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/; s/%/<name>/' | expand -t 18
@@ -38,6 +38,9 @@ test-all: $(READY) ## The tests and the slow ones
 
 bench: $(READY) ## What is measured against what, on a quiet machine: results/benchmarks.md
 	$(BIN)/python scripts/benchmarks/run_all.py
+
+bench-gpu: $(READY) ## What is claimed of a GPU, about 12 minutes on one: results/benchmarks_gpu.md; elsewhere a dry pass
+	$(BIN)/python scripts/benchmarks/gpu.py $(if $(CIFAR),--cifar $(CIFAR))
 
 test-oldest: requirements.lock ## The tests on the oldest packages that pyproject.toml admits
 	test -x $(BIN)/uv || $(MAKE) setup

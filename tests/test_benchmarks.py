@@ -90,9 +90,11 @@ def test_the_gpu_program_makes_a_dry_pass_of_every_section(tmp_path):
 
 
 @pytest.fixture
-def gpu(benchmarks, monkeypatch):
-    for name in ("OMP_NUM_THREADS", "NO_ALBUMENTATIONS_UPDATE", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))  # what the program sets is put back
+def gpu(benchmarks, monkeypatch, tmp_path):
+    # What the program sets is put back.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("OMP_NUM_THREADS", "NO_ALBUMENTATIONS_UPDATE"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
     import gpu
 
     return gpu
@@ -140,7 +142,6 @@ def test_the_gpu_program_names_the_line_that_waits_between_two_rows(gpu, tmp_pat
             raise RuntimeError("called a synchronizing CUDA operation")
         return normalize(self, images)
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(DataModule, "normalize", waiting)
     monkeypatch.setattr(gpu, "GPU", True)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda word: mode.__setitem__(0, word))

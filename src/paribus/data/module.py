@@ -324,4 +324,6 @@ class DataModule(LightningDataModule):
         result = images.to(torch.float32, memory_format=layout)
         if self.channels == 1:
             result = result.mean(1, keepdim=True)
-        return result.sub_(self.mean.to(result.device)).mul_(self.scale.to(result.device))
+        if self.mean.device != result.device:  # once: the host would wait for each copy
+            self.mean, self.scale = self.mean.to(result.device), self.scale.to(result.device)
+        return result.sub_(self.mean).mul_(self.scale)
