@@ -38,7 +38,9 @@ class Samples(Dataset):
             return self.transform(self.split[key], None)
         index, epoch = key
         assert self.seed is not None
-        draw = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
+        draw = None
+        if self.transform.before or self.transform.after:  # a third of what a packed sample costs
+            draw = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
         sample = self.transform(self.split[index], draw)
         if not self.mosaics:
             return sample
