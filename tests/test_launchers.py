@@ -46,12 +46,8 @@ def slurm(tmp_path_factory, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     "launcher",
     [
-        "joblib",
         "slurm",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("submitit_local", "submitit_slurm", "basic")
-        ),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (*PLUGINS, "basic") if name != "slurm"),
     ],
 )
 def test_two_runs_are_made_and_then_found(tmp_path, slurm, launcher):
