@@ -35,7 +35,6 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -47,7 +46,8 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
-from ours import Fed, composed, parts_of
+from loader import photographs
+from ours import Fed, composed, fit, parts_of
 from step_overhead import Idiomatic, Watched, optimizer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,11 +55,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from paribus.build import Parts
 from paribus.config import TrainConfig
-from paribus.device import check_device, cores
-from paribus.loggers import Csv
-from paribus.parallel import prepared
+from paribus.device import cores
 from paribus.profile.complexity import count
-from paribus.train import make_trainer, quiet
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = torch.cuda.is_available()
@@ -120,32 +117,10 @@ class Epochs(Callback):
 
 
 def trained(config: TrainConfig, parts: Parts, *watching: Callback, fed: Fed | None = None) -> float:
-    """Trains as paribus.train does, on the config's data or on batches that are given; the last loss of its log."""
-    quiet()
-    check_device(config.trainer)
-    rows: list[float] = []
-    if fed is not None:
-        data: Any = parts.data
-        data.setup = lambda stage: None
-        data.train_dataloader, data.val_dataloader = lambda: fed, lambda: Fed(fed.batches[:1])
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.redirect_stdout(io.StringIO()),
-        prepared(parts.task.model, config.trainer),
-    ):
-        csv = Csv(folder)
-        write = csv.log_metrics
-
-        def log_metrics(metrics: dict[str, float], step: int | None = None) -> None:
-            rows.extend([metrics["train/loss"]] if "train/loss" in metrics else [])
-            write(metrics, step)
-
-        csv.log_metrics = log_metrics  # type: ignore[method-assign]
-        trainer, _, _ = make_trainer(config, Path(folder), [csv], in_sweep=False)
-        trainer.callbacks[:0] = watching
-        trainer.fit(parts.task, parts.data)
-        csv.finalize("success")
-    return rows[-1]
+    """Trains as paribus.train does; the last loss of its log."""
+    rows: list[dict] = []
+    fit(config, parts, fed, lambda row: rows.append(dict(row)), watching)
+    return [row["train/loss"] for row in rows if "train/loss" in row][-1]
 
 
 def fresh(parts: Parts) -> Parts:
@@ -534,28 +509,6 @@ def waits(s: Sizes, home: Path, given: Path | None) -> None:
 # --- 4: ResNet-50 ----------------------------------------------------------------------------------
 
 
-def jpegs(s: Sizes, root: Path) -> None:
-    """Crops of two photographs of 500 x 375 as JPEG of quality 90; each is there several times, by links."""
-    import cv2
-    from sklearn.datasets import load_sample_images
-
-    photographs = [cv2.resize(photo, (700, 470)) for photo in load_sample_images().images]
-    starts = np.random.default_rng(0).integers((95, 200), size=(s.files, 2))
-    for i in range(4):
-        (root / "train" / f"class{i}").mkdir(parents=True)
-
-    def write(i: int) -> None:
-        y, x = starts[i]
-        pixels = photographs[i % 2][y : y + 375, x : x + 500, ::-1]
-        first = root / "train" / f"class{i % 4}" / f"{i:05d}-0.jpg"
-        cv2.imwrite(str(first), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
-        for j in range(1, s.links):
-            os.link(first, first.with_name(f"{i:05d}-{j}.jpg"))
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(write, range(s.files)))
-
-
 def resnet50s(s: Sizes, root: Path | None, *overrides: str, epochs: int) -> TrainConfig:
     """Without a root no data is looked for."""
     data = DIGITS if root is None else ["data=class_folders", f"data.reader.root={root}"]
@@ -585,7 +538,7 @@ def ceiling(s: Sizes) -> list[float]:
 
 def resnet50(s: Sizes, home: Path, given: Path | None) -> None:
     root = home / "jpeg"
-    jpegs(s, root)
+    photographs(root, s.files, ["train"], s.links)
     train = root / "train"
     crop = f"{{_target_: albumentations.RandomResizedCrop, size: [{s.side}, {s.side}]}}"
     cropped = [

@@ -7,9 +7,11 @@ is compared first, without what is drawn. Two of them read at once, threads or p
 clock on the wall is looked at, so two cores have to be free.
 """
 
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,34 +33,40 @@ from paribus.data.module import DataModule
 MEAN, STD, BATCH, SIDE = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 32, 224
 
 
-def write(root: Path, number: int) -> None:
-    """Crops of two photographs, at every quarter of the classes another light, as JPEG of quality 90."""
-    rng = np.random.default_rng(0)
-    photographs = [cv2.resize(photo, (700, 470)) for photo in load_sample_images().images]
-    for i in range(number):
-        y, x = rng.integers(95), rng.integers(200)
-        pixels = photographs[i % 2][y : y + 375, x : x + 500, ::-1]
-        for split in ("train", "val"):
-            folder = root / split / f"class{i % 4}"
-            folder.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / f"{i:04d}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
+def photographs(root: Path, number: int, splits: Sequence[str] = ("train", "val"), links: int = 1) -> None:
+    """Crops of two photographs in four classes, 500 x 375, as JPEG of quality 90; in every split the same, and each so
+    many times, by links."""
+    shown = [cv2.resize(photo, (700, 470)) for photo in load_sample_images().images]
+    starts = np.random.default_rng(0).integers((95, 200), size=(number, 2))
+    for split in splits:
+        for label in range(4):
+            (root / split / f"class{label}").mkdir(parents=True)
+
+    def write(i: int) -> None:
+        y, x = starts[i]
+        pixels = shown[i % 2][y : y + 375, x : x + 500, ::-1]
+        first, *others = (
+            root / split / f"class{i % 4}" / f"{i:05d}-{j}.jpg" for split in splits for j in range(links)
+        )
+        cv2.imwrite(str(first), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        for other in others:
+            os.link(first, other)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(number)))
+
+
+def module(root: Path, **keys: Any) -> DataModule:
+    reader = ClassFolders(root=str(root))
+    return DataModule(
+        reader=reader, batch_size=BATCH, mean=MEAN, std=STD, size=(SIDE, SIDE), verify=False, **keys
+    )
 
 
 def ours(root: Path, before: list[Any], on_device: list[Any], **keys: Any) -> Callable[[], None]:
-    data = DataModule(
-        reader=ClassFolders(root=str(root)),
-        batch_size=BATCH,
-        mean=MEAN,
-        std=STD,
-        size=(SIDE, SIDE),
-        verify=False,
-        resident=False,
-        num_workers=2,
-        workers="threads",
-        augmentation={"before_resize": before, "on_device": on_device},
-        **keys,
-    )
-    epoch = trained_on(data)
+    augmentation = {"before_resize": before, "on_device": on_device}
+    two = {"num_workers": 2, "workers": "threads", "resident": False}
+    epoch = trained_on(module(root, augmentation=augmentation, **two, **keys))
     return lambda: drained(epoch())
 
 
@@ -135,9 +143,9 @@ def timms(root: Path) -> Callable[[], None]:
     return lambda: drained(images for images, _ in loader)
 
 
-def drained(batches: Iterable[torch.Tensor]) -> None:
+def drained(batches: Iterable[torch.Tensor], size: tuple[int, ...] = (BATCH, 3, SIDE, SIDE)) -> None:
     for images in batches:
-        assert images.shape == (BATCH, 3, SIDE, SIDE)
+        assert images.shape == size
         assert images.dtype == torch.float32
 
 
@@ -148,14 +156,7 @@ def check(root: Path) -> None:
     )
     wanted = torch.stack([image for image, _ in OpenCV(root, whole)])
     for keys in ({}, {"cache": "ram"}):
-        data = DataModule(
-            reader=ClassFolders(root=str(root)),
-            batch_size=BATCH,
-            mean=MEAN,
-            std=STD,
-            size=(SIDE, SIDE),
-            **keys,
-        )
+        data = module(root, **keys)
         data.open("val")
         found = torch.cat([data.on_after_batch_transfer(batch, 0)[0] for batch in data.val_dataloader()])
         assert (found - wanted).abs().mean() < 0.02, (found - wanted).abs().mean()
@@ -165,7 +166,7 @@ def main() -> None:
     fast = quick(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write(root, BATCH if fast else 4 * BATCH)
+        photographs(root, BATCH if fast else 4 * BATCH)
         check(root)
         crop = lambda: A.RandomResizedCrop((SIDE, SIDE), p=1.0)  # noqa: E731
         ways = {

@@ -1,14 +1,17 @@
 """Paribus as its doors build it, fed with batches that lie in memory, for what is measured of a step."""
 
+import contextlib
+import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from lightning import Callback
 from omegaconf import flag_override
 
 from paribus.build import Parts, build
@@ -71,18 +74,30 @@ def parts_of(config: TrainConfig) -> Parts:
     return build(config)
 
 
-def fit(config: TrainConfig, parts: Parts, train: Any, val: Any, rows: Callable[[dict], None]) -> None:
-    """Trains as ``paribus.train`` does, at its default logging, on other batches than the data module's own; what is
-    logged goes to metrics.csv, and to ``rows``.
+def fit(
+    config: TrainConfig,
+    parts: Parts,
+    train: Fed | None = None,
+    rows: Callable[[dict], object] = lambda row: None,
+    watching: Sequence[Callback] = (),
+) -> None:
+    """Trains as ``paribus.train`` does, at its default logging: on the config's data, or on batches that are given, of
+    which the first is judged; what is logged goes to metrics.csv, and to ``rows``.
     """
     from paribus.loggers import Csv
+    from paribus.parallel import prepared
 
     quiet()
     check_device(config.trainer)
     data: Any = parts.data
-    data.setup = lambda stage: None
-    data.train_dataloader, data.val_dataloader = lambda: train, lambda: val
-    with tempfile.TemporaryDirectory() as folder:
+    if train is not None:
+        data.setup = lambda stage: None
+        data.train_dataloader, data.val_dataloader = lambda: train, lambda: Fed(train.batches[:1])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        prepared(parts.task.model, config.trainer),
+    ):
         csv = Csv(folder)
         write = csv.log_metrics
 
@@ -90,7 +105,8 @@ def fit(config: TrainConfig, parts: Parts, train: Any, val: Any, rows: Callable[
             rows(metrics)
             write(metrics, step)
 
-        csv.log_metrics = log_metrics
+        csv.log_metrics = log_metrics  # type: ignore[method-assign]
         trainer, _, _ = make_trainer(config, Path(folder), [csv], in_sweep=False)
+        trainer.callbacks[:0] = watching
         trainer.fit(parts.task, data)
         csv.finalize("success")

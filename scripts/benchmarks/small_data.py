@@ -11,7 +11,7 @@ from typing import Any
 import albumentations as A
 import numpy as np
 import torch
-from loader import MEAN, STD, trained_on
+from loader import MEAN, STD, drained, trained_on
 from measure import claim, end, in_turn, quick, ratio, table, timed
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -22,6 +22,7 @@ from paribus.data.module import DataModule
 from paribus.data.samples import Sample
 
 BATCH = 128
+SIZE = (BATCH, 3, 32, 32)
 
 
 class Arrays:
@@ -75,11 +76,6 @@ def theirs(
     return lambda: (batch for batch, _ in loader)
 
 
-def drained(batches: Iterator[torch.Tensor]) -> None:
-    for batch in batches:
-        assert batch.shape == (BATCH, 3, 32, 32)
-
-
 def check(images: np.ndarray) -> None:
     """Every image once an epoch, from the second epoch on out of memory."""
     epoch = ours(images, augment=False)
@@ -112,9 +108,9 @@ def main() -> None:
         "DataLoader, Pillow": theirs(images, lambda pixels: pillow(Image.fromarray(pixels))),
         "DataLoader, albumentations": theirs(images, lambda pixels: whole(image=pixels)["image"]),
     }
-    drained(ways["ours, resident"]())  # the first epoch reads
+    drained(ways["ours, resident"](), SIZE)  # the first epoch reads
     found = in_turn(
-        {name: timed(lambda way=way: drained(way())) for name, way in ways.items()}, 1 if fast else 7
+        {name: timed(lambda way=way: drained(way(), SIZE)) for name, way in ways.items()}, 1 if fast else 7
     )
     table({name: [s / number for s in values] for name, values in found.items()}, "us an image", 1e6)
     for against, bound in (("DataLoader, Pillow", ">=6"), ("DataLoader, albumentations", ">=2")):

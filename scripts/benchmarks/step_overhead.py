@@ -193,8 +193,7 @@ class Ways:
             parts.task.__class__ = Watched
         rows = self.rows = []
         fed = Fed(self.train, WARM, at=at)
-        with contextlib.redirect_stdout(io.StringIO()):
-            fit(self.config, parts, fed, Fed(self.batches[:1]), lambda row: rows.append(dict(row)))
+        fit(self.config, parts, fed, lambda row: rows.append(dict(row)))
         self.models["ours"] = parts.task.model
         self.task = parts.task
         return fed.seconds

@@ -129,8 +129,7 @@ def of_paribus(overrides: list[str]) -> tuple[float, float, str]:
     batches = [loaded[i % len(loaded)] for i in range(STEPS + 2)]
 
     def run(counts: Counts) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            fit(config, parts, Fed(batches, at=counts.at), Fed(loaded[:1]), lambda row: None)
+        fit(config, parts, Fed(batches, at=counts.at))
 
     return counted(run)
 

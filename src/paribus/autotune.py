@@ -91,38 +91,28 @@ def _remembered(config: TrainConfig, cfg: Any) -> dict[str, Any]:
 def trial(config: TrainConfig) -> float | None:
     """Seconds of a step; None where the network or the device cannot."""
     set_threads(config.trainer)
-    from lightning import Callback, Trainer, seed_everything
+    from lightning import Callback, seed_everything
 
-    from paribus.train import quiet, shared_settings
+    from paribus import train
+    from paribus.callbacks import wait
 
     class Clock(Callback):
         def __init__(self) -> None:
             self.ends: list[float] = []
 
         def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
-            if module.device.type == "cuda":
-                import torch
-
-                torch.cuda.synchronize()
+            wait(module.device)
             self.ends.append(time.perf_counter())
 
-    quiet()
+    train.quiet()
     seed_everything(config.seed, workers=True, verbose=False)
     clock = Clock()
     try:
         parts = build(replace(config, logger={}))
         parts.data.open("train")
-        trainer = Trainer(
-            **shared_settings(config.trainer) | {"devices": 1, "num_nodes": 1, "strategy": "auto"},
-            logger=False,
-            enable_checkpointing=False,
-            callbacks=[clock],
-            max_steps=STEPS,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-        )
+        trainer = train.trial(config.trainer, callbacks=[clock], max_steps=STEPS, limit_val_batches=0)
         trainer.fit(parts.task, parts.data)
-    except (RuntimeError, NotImplementedError):  # an operation that the precision lacks, memory
+    except RuntimeError:  # an operation that the precision lacks, memory
         return None
     return min(b - a for a, b in pairwise(clock.ends[WARM:]))
 

@@ -95,28 +95,20 @@ def trial(config: TrainConfig, images: int, memory: int) -> bool:
     it may take no more from now on.
     """
     set_threads(config.trainer)
-    from lightning import Trainer, seed_everything
+    from lightning import seed_everything
 
+    from paribus import train
     from paribus.parallel import prepared
-    from paribus.train import quiet, shared_settings
     from paribus.trouble import of_memory
 
     t = config.trainer
-    quiet()
+    train.quiet()
     seed_everything(config.seed, workers=True, verbose=False)
     data = {**config.data, "batch_size": images * t.accumulate}
     with tempfile.TemporaryDirectory() as folder:
         parts = build(replace(config, data=data, logger={}), Path(folder))
         parts.data.open("train")
-        trainer = Trainer(
-            **shared_settings(t) | {"devices": 1, "num_nodes": 1, "strategy": "auto"},
-            logger=False,
-            enable_checkpointing=False,
-            max_steps=2,
-            accumulate_grad_batches=t.accumulate,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-        )
+        trainer = train.trial(t, max_steps=2, accumulate_grad_batches=t.accumulate, limit_val_batches=0)
         if t.accelerator == "cpu":
             taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_DATA, (taken + memory, resource.RLIM_INFINITY))

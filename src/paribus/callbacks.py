@@ -232,10 +232,10 @@ class JudgingSpeed(Judging):
         if split != self.split or sum(seconds for _, seconds in self.times) > self.seconds:
             return
         with trainer.precision_plugin.forward_context():
-            _wait(task.device)
+            wait(task.device)
             start = time.perf_counter()
             task.decided(batch)
-            _wait(task.device)
+            wait(task.device)
         self.times.append((len(batch[2]), time.perf_counter() - start))
 
     def end(self, split: str, trainer: Trainer, task: Any) -> None:
@@ -249,6 +249,7 @@ class JudgingSpeed(Judging):
         self.images_per_second = float(rate) or None
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until all that was asked of the device is done."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -187,12 +187,9 @@ def _same_question(first: Member, other: Member) -> None:
 
 def _averaged(members: list[Member], settings: EvaluateConfig, resize: Any) -> Parts:
     """The first run's parts, with the mean of all views and all networks in the place of its model."""
-    from paribus.views import average
+    from paribus.views import judge_by
 
     (folder, config), others = members[0], members[1:]
-    crop = config.data.get("size")
-    if settings.views == "ten_crop":
-        config.data["size"] = resize
     parts = restored(folder, config)
     models = [parts.task.model]
     for path, theirs in others:
@@ -205,7 +202,7 @@ def _averaged(members: list[Member], settings: EvaluateConfig, resize: Any) -> P
                 f"  {', '.join(parts.data.classes)}\n  {', '.join(member.data.classes)}"
             )
         models.append(member.task.model)
-    average(parts.task, models, views=settings.views, crop=crop, scales=settings.scales)
+    judge_by(parts, models, views=settings.views, scales=settings.scales, resize=resize)
     return parts
 
 

@@ -127,11 +127,9 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
             parts = parts._replace(task=build(config).task)
         parts.task.load_state_dict(state["state_dict"])
         if config.views != "none":
-            from paribus.views import average, cut_from
+            from paribus.views import judge_by
 
-            average(parts.task, [parts.task.model], views=config.views, crop=parts.data.size)
-            if config.views == "ten_crop":
-                parts.data.fit_judged(cut_from(parts.data.size))
+            judge_by(parts, [parts.task.model], views=config.views)
         splits = ("val", "test") if config.test else ("val",)
         detected, judging = Detected(folder), JudgingSpeed(splits[-1])
         images = JudgedImages(folder)
@@ -252,6 +250,20 @@ def judge(
         work(parts.task, datamodule=parts.data, verbose=False)
         found |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     return found
+
+
+def trial(t: TrainerConfig, **limits: Any) -> Any:
+    """A Trainer of a few steps, of which nothing is kept: as training is, on one device."""
+    from lightning import Trainer
+
+    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    return Trainer(
+        **shared_settings(t) | alone,
+        logger=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        **limits,
+    )
 
 
 def quiet() -> None:

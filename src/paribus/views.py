@@ -106,11 +106,17 @@ class Views(nn.Module):
         return logits.log_softmax(1)
 
 
-def average(task: Any, models: Sequence[nn.Module], **views: Any) -> None:
-    """Puts the mean of models and of views of an image (the keys of `Views`) in the place of a task's model."""
+def judge_by(parts: Any, models: Sequence[nn.Module], *, resize: Any = None, **views: Any) -> None:
+    """Puts the mean of models and of views of an image (the keys of `Views`) in the place of a task's model.
+
+    resize: [H, W] that ten crops are cut from; None: 8/7 of the crop, 256 for 224.
+    """
+    task, crop = parts.task, parts.data.size
+    if views.get("views") == "ten_crop":
+        parts.data.fit_judged(resize or cut_from(crop))
     window = getattr(task, "window", None)
     overlap = {"window": window, "overlap": task.overlap} if window else {}
-    task.model = Views(models=models, target=task.target, **overlap, **views)
+    task.model = Views(models=models, target=task.target, crop=crop, **overlap, **views)
     if window:  # of each view, not of the image
         task.window = None
 

@@ -122,14 +122,15 @@ class Color:
     def __call__(self, images: Tensor, targets: Any, draw: Tensor) -> tuple[Tensor, Any]:
         """draw: ``[3, B]``. The images are floats from then on, still in [0, 255]."""
         images = images.float()
-        weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         for place, (x, d) in enumerate(zip(self.ranges, draw, strict=True)):
             if not x:
                 continue
             factor = (1 + x * (2 * d - 1)).view(-1, 1, 1, 1)
             other: Tensor | float = 0.0
             if place:
-                gray = (images * weights).sum(1, keepdim=True)
+                red, green, blue = images.split(1, 1)
+                # by numbers: for a tensor of weights the host would wait
+                gray = 0.299 * red + 0.587 * green + 0.114 * blue
                 other = gray.mean((2, 3), keepdim=True) if place == 1 else gray
             images = ((images - other) * factor + other).clamp_(0, 255)
         return images, targets

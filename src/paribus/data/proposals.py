@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from paribus.data.remembered import remembered
+from paribus.data.remembered import cache_folder, remembered
 from paribus.data.samples import Problem, Reader, Sample, Split
 from paribus.data.selective_search import VERSION, selective_search
 
@@ -35,8 +35,7 @@ class WithProposals:
         self.split, self.search, self.names = split, search, names or {}
         made = {"version": VERSION, "scikit-image": version("scikit-image")}
         how = json.dumps({**search, **made}, sort_keys=True)
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "paribus")
-        self.folder = cache / "proposals" / hashlib.sha256(how.encode()).hexdigest()[:16]
+        self.folder = cache_folder("proposals") / hashlib.sha256(how.encode()).hexdigest()[:16]
         if not (self.folder / "search.json").is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             _write(self.folder / "search.json", how.encode())

@@ -119,12 +119,11 @@ def _name(axes: "Axes", points: list[Point], named: list[Point]) -> None:
         (left, one), (_, other) = axes.transData.transform([(x, y - half), (x, y + half)])
         bars.append((left - 2 * unit, min(one, other), left + 2 * unit, max(one, other)))
     page = axes.bbox
-    labels = [level.label for *_, level in points]
-    shown = dict(zip(labels, short(labels, LONGEST), strict=True))
-    for (x, y, _, level), (across, up) in sorted(zip(points, spots, strict=True), key=lambda p: -p[1][1]):
+    labels = short([level.label for *_, level in points], LONGEST)
+    places = sorted(zip(points, spots, labels, strict=True), key=lambda place: -place[1][1])
+    for (x, y, _, level), (across, up), label in places:
         if (x, y, _, level) not in named:
             continue
-        label = shown[level.label]
         width, height = 0.62 * SIZE * unit * len(label), 1.25 * SIZE * unit
         choices = []
         for dy, right in product(sorted(range(-6, 7), key=abs), (1, 0)):

@@ -53,7 +53,7 @@ def learning_picture(comparison: Comparison) -> Picture | None:
     if not of.found:
         return None
     labels = list(of.found)
-    losses = [_losses(label, of) for label in labels]
+    losses = [_losses(label, title, of) for label, title in zip(labels, short(labels), strict=True)]
     others = [_metric(label, of) for label in labels] if of.metric else []
     columns = min(4, len(labels))
     grid: list[Draw | None] = []
@@ -144,7 +144,7 @@ def _watched(comparison: Comparison, rows: Sequence[Rows]) -> str | None:
     return None
 
 
-def _losses(label: str, of: Courses) -> Draw:
+def _losses(label: str, title: str, of: Courses) -> Draw:
     def draw(axes: "Axes") -> None:
         from matplotlib.ticker import NullFormatter
 
@@ -159,13 +159,7 @@ def _losses(label: str, of: Courses) -> Draw:
             axes.yaxis.set_minor_formatter(NullFormatter())
         elif high > low:
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        axes.set_title(
-            dict(zip(of.found, short([*of.found]), strict=True))[label],
-            fontsize=9.5,
-            loc="left",
-            pad=5,
-            fontweight="bold",
-        )
+        axes.set_title(title, fontsize=9.5, loc="left", pad=5, fontweight="bold")
         axes.set_ylabel("loss", fontsize=9)
         _along(axes, of, named=of.metric is None)
 

@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from paribus.sweep.board import Board, Watch
-from paribus.sweep.handed import OURS, RUNS, SWEEP
+from paribus.sweep.handed import RUNS, SWEEP, by_another
 from paribus.sweep.standing import FAILED, count, failure, is_grid, judged_by
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Sweep(Callback):
         total = count(config)
         if config.get("ablation"):
             log.info("%s (%s runs)", config.ablation.question, total or "?")
-        ours = config.hydra.launcher._target_.startswith(OURS)
+        ours = not by_another()
         if config.plan and not ours:
             sys.exit("error: plan=true asks Paribus's own launcher: hydra/launcher=paribus")
         if config.plan and not is_grid(config):

@@ -21,7 +21,7 @@ from paribus.config import CONF, TrainConfig
 from paribus.device import cores
 from paribus.record import busy
 from paribus.results import utc_now
-from paribus.sweep.job import TIED, Job
+from paribus.sweep.job import TIED, Job, stop
 from paribus.sweep.slots import a_gpu
 
 OURS = "hydra_plugins.paribus_launcher."
@@ -73,7 +73,7 @@ def _while(condition: Any, sweep: Path | None, job: Job) -> None:
     """Waits, as long as the sweep does."""
     while True:
         if sweep and not busy(sweep):
-            job.stop()
+            stop([job])
             os._exit(143)  # nobody is left to hear of it, and no other run is to be begun
         if not condition():
             return
@@ -98,7 +98,7 @@ def _passed_on(job: Job) -> Iterator[None]:
 
     def told(number: int, frame: Any) -> None:
         job.told = "it was told to end"
-        job.stop()
+        stop([job])
         if not callable(launchers[number]):
             raise SystemExit(128 + number)
         launchers[number](number, frame)
@@ -110,7 +110,7 @@ def _passed_on(job: Job) -> Iterator[None]:
     try:
         yield
     finally:
-        job.stop()
+        stop([job])
         for number, handler in launchers.items():
             signal.signal(number, handler)
 

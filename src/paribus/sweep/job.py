@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,16 +139,6 @@ class Job:
         with suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
-    def stop(self) -> None:
-        """Ends the run, if there is one: it has PATIENCE to keep its checkpoint."""
-        if self.process is None or self.over():
-            return
-        self.end(signal.SIGTERM)
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until and not self.over():
-            time.sleep(0.05)
-        self.sweep_up()
-
     def sweep_up(self) -> None:
         """Kills what is left of its session."""
         with suppress(ProcessLookupError, PermissionError):
@@ -162,6 +153,7 @@ class Job:
             self.pipe.close()
         self.sweep_up()
         code = self.exit_code()
+        self.process = None  # its number may be another's from now on
         if self.alone and code and busy(self.folder):
             return False
         if said is not None and said[0] is None:
@@ -195,6 +187,22 @@ class Job:
 
     def done(self, value: Any) -> None:
         self.result.status, self.result.return_value = JobStatus.COMPLETED, value
+
+
+def stop(jobs: Sequence[Job]) -> None:
+    """Tells those that run to end, waits for them to keep their checkpoints, and kills what does not.
+
+    One that Ctrl-C has met before it had a process has nothing to keep.
+    """
+    running = [job for job in jobs if job.process is not None and not job.over()]
+    for job in running:
+        job.end(signal.SIGTERM)
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and not all(job.over() for job in running):
+        time.sleep(0.05)
+    for job in jobs:
+        if job.process is not None:
+            job.sweep_up()
 
 
 def _words(code: int | None, folder: Path) -> str:

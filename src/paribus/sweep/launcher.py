@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from paribus.config import LauncherConfig
 from paribus.record import busy
 from paribus.results import utc_now
-from paribus.sweep.job import PATIENCE, Job
+from paribus.sweep.job import Job, stop
 from paribus.sweep.plan import plan
 from paribus.sweep.slots import Slots
 from paribus.sweep.standing import Standing, count, failure, judged_by
@@ -94,23 +94,12 @@ def launch(
                 else:
                     time.sleep(POLL)
         except BaseException as error:
-            _end(running)
+            stop(running)
             if isinstance(error, KeyboardInterrupt):
                 log.info("interrupted; the same command goes on")
                 raise SystemExit(130) from None
             raise
     return [job.result for job in jobs]
-
-
-def _end(running: list[Job]) -> None:
-    """Tells all to end, waits for them to keep their checkpoints, and kills what does not."""
-    for job in running:
-        job.end(signal.SIGTERM)
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until and not all(job.over() for job in running):
-        time.sleep(POLL)
-    for job in running:
-        job.sweep_up()
 
 
 @contextmanager

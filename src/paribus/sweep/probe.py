@@ -36,9 +36,9 @@ def probe(config: TrainConfig) -> Cost:
     from paribus.device import set_threads
 
     set_threads(config.trainer)
-    from lightning import Callback, Trainer, seed_everything
+    from lightning import Callback, seed_everything
 
-    from paribus.train import quiet, shared_settings
+    from paribus.train import quiet, trial
 
     class Clock(Callback):
         """When each batch ended."""
@@ -63,17 +63,14 @@ def probe(config: TrainConfig) -> Cost:
         parts = build(replace(config, logger={}), Path(folder))
         parts.data.open("train", "val", *(["test"] if config.test else []))
         opened = time.perf_counter() - start
-        trainer = Trainer(
-            **shared_settings(t) | {"devices": 1, "num_nodes": 1, "strategy": "auto"},
-            logger=False,
-            enable_checkpointing=False,
+        trainer = trial(
+            t,
             callbacks=[clock],
             max_epochs=t.max_epochs,
             limit_train_batches=STEPS,
             limit_val_batches=STEPS,
             max_steps=math.ceil(STEPS / t.accumulate),
             accumulate_grad_batches=t.accumulate,
-            num_sanity_val_steps=0,
         )
         trainer.fit(parts.task, parts.data)
         if not clock.judged:
