@@ -1,8 +1,11 @@
 """Sweeps through the command line: a bad run among good ones, and the same command again."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from command_line import SMALL, script, succeeded
+from hydra_plugins.paribus_sweeper import ParibusSweeper
 from paribus.results import Run, find_runs
 
 
@@ -66,3 +69,27 @@ def test_what_a_search_would_do_cannot_be_planned(tmp_path):
     done = script("train", "-m", "hydra/sweeper=tpe", *SMALL, "plan=true", cwd=tmp_path)
     assert done.returncode == 1
     assert "nothing can be planned" in done.stderr
+
+
+def test_what_cannot_be_composed_is_refused_before_the_first_run(tmp_path):
+    done = script("train", "-m", *SMALL, "seed=0,1,x", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "seed" in done.stderr
+    assert "'x'" in done.stderr
+    assert not find_runs(tmp_path / "runs")
+
+
+def test_of_jobs_that_differ_in_numbers_alone_one_is_composed_ahead():
+    composed = []
+    loader = SimpleNamespace(
+        load_sweep_config=lambda master_config, sweep_overrides: composed.append(sweep_overrides)
+    )
+    sweeper = ParibusSweeper(None)
+    sweeper.hydra_context, sweeper.config = SimpleNamespace(config_loader=loader), {}
+    rates = ("lr=1", "lr=0.1", "lr=1e-2", "lr=null")
+    jobs = [
+        [backbone, rate, f"seed={i}"] for backbone in ("on=a", "on=b") for rate in rates for i in range(9)
+    ]
+    sweeper.validate_batch_is_legal(jobs)
+    kinds = ("lr=1", "lr=0.1", "lr=null")  # an integer, a float, neither
+    assert composed == [[backbone, rate, "seed=0"] for backbone in ("on=a", "on=b") for rate in kinds]

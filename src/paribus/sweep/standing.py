@@ -149,7 +149,7 @@ def clock(seconds: float) -> str:
 
 def is_grid(config: DictConfig) -> bool:
     """Whether a sweep's runs are known before the first is made; else the sweeper chooses each by those before."""
-    return config.hydra.sweeper._target_.endswith("BasicSweeper")
+    return config.hydra.sweeper._target_.endswith(("BasicSweeper", "ParibusSweeper"))
 
 
 def count(config: DictConfig) -> int | None:
