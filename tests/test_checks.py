@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from command_line import ROOT, environment
 from composing import composed
@@ -123,6 +124,11 @@ def test_a_checked_config_is_plain():
 def test_errors_of_ours_keep_their_traceback():
     assert explain(RuntimeError("a bug")) is None
     assert explain(ConfigError("a fault")) == "a fault"
+
+
+def test_a_plugin_that_is_not_there_is_named():
+    absent = MissingConfigException("Could not load 'hydra/launcher/ray'.", "hydra/launcher/ray")
+    assert explain(absent) == "hydra/launcher=ray: its plugin is not installed: pip install -e .[ray]"
 
 
 def test_paths_need_no_quotes(tmp_path):

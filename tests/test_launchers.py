@@ -24,6 +24,7 @@ from test_launcher import pids, runs, stepping, until
 
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 PLUGINS |= {"submitit_slurm": "hydra_submitit_launcher", "slurm": "hydra_submitit_launcher"}
+PLUGINS |= {"on_ray": "hydra_ray_launcher"}
 SWEEP = ["-m", *SMALL, "name=s", "model.dropout=0.1"]
 LONG = [*SWEEP, "trainer.log_every=1", "trainer.max_epochs=40", "test=false"]
 
@@ -65,7 +66,7 @@ def test_two_runs_are_made_and_then_found(tmp_path, slurm, launcher):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "submitit_slurm"])
+@pytest.mark.parametrize("launcher", ["basic", *(name for name in PLUGINS if name != "slurm")])
 def test_a_run_that_fails_is_recorded_and_stops_no_other(tmp_path, slurm, launcher):
     sweep = [*SMALL, "trainer.max_epochs=1", "name=s", "model.dropout=2,0.1", "seed=0,1", under(launcher)]
     done = script("train", "-m", *sweep, cwd=tmp_path)
@@ -81,7 +82,7 @@ def test_a_run_that_fails_is_recorded_and_stops_no_other(tmp_path, slurm, launch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "on_ray"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_runs_end_with_their_sweep_and_keep_their_checkpoints(tmp_path, launcher, number):
     long = [*LONG, "trainer.max_epochs=4000", "seed=0,1", under(launcher)]
@@ -104,7 +105,7 @@ def test_runs_end_with_their_sweep_and_keep_their_checkpoints(tmp_path, launcher
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "on_ray"])
 def test_a_run_on_several_devices_is_a_single_run_to_its_group(tmp_path, launcher):
     several = ["trainer=ddp_cpu", "trainer.devices=1,2", "trainer.max_epochs=1"]
     succeeded(script("train", *SWEEP, *several, under(launcher), cwd=tmp_path))

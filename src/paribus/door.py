@@ -18,6 +18,14 @@ from paribus.config import CONF, register
 from paribus.sweep import board, standing
 
 SPECIAL = re.compile(r"[=,\[\](){}: ]")  # means something in Hydra's overrides
+# What brings the plugin that an option of hydra/launcher or hydra/sweeper is for.
+EXTRAS = {
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+    "optuna": "optuna",
+}
 
 
 def door(main: Callable[[], Any]) -> None:
@@ -107,10 +115,12 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _explain_key(chain[0], cause)
     for cause in chain:
-        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options:
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             group, _, choice = cause.missing_cfg_file.rpartition("/")
-            options = sorted(cause.options)
-            return f"{group}={choice}: no such option{near(choice, options)}; available: {', '.join(options)}"
+            if group.startswith("hydra/") and choice in EXTRAS:
+                return f"{group}={choice}: its plugin is not installed: pip install -e .[{EXTRAS[choice]}]"
+            if options := sorted(cause.options or ()):
+                return f"{group}={choice}: no such option{near(choice, options)}; available: {', '.join(options)}"
     for cause in reversed(chain):  # the innermost says it plainest
         if isinstance(cause, HydraException | OmegaConfBaseException | ValueError | FileNotFoundError):
             return str(cause)
