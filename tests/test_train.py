@@ -237,3 +237,19 @@ def test_a_level_that_is_a_place_is_kept_as_it_was_asked_for(tmp_path):
     factors = Record(tmp_path, config, {}).result["factors"]
     assert factors["backbone.weights"] == "runs/digit_scenes_convnet/seed=0"
     assert factors["task.freeze"] == "all"
+
+
+@pytest.mark.parametrize(("when", "status"), [("before", "interrupted"), ("after", "done")])
+def test_ctrl_c_while_a_result_is_written_leaves_what_is_true(tmp_path, monkeypatch, when, status):
+    done = Record.done
+
+    def stopped(self, found):
+        if when == "after":
+            done(self, found)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Record, "done", stopped)
+    with pytest.raises(SystemExit) as ended:
+        train(tmp_path / "run", "trainer.max_steps=1")
+    assert ended.value.code == 130
+    assert Run.read(tmp_path / "run").status == status

@@ -48,6 +48,8 @@ def door(main: Callable[[], Any]) -> None:
             main()
         finally:
             board.close()
+    except KeyboardInterrupt:  # before a run has begun, or after it
+        sys.exit(130)
     except Exception as error:
         if standing.FAILED:
             sys.exit(standing.failures())

@@ -141,7 +141,9 @@ class Record:
         self._end("done", found)
 
     def failed(self, error: BaseException) -> None:
-        """``interrupted`` for Ctrl-C and signals, which can be resumed; ``failed`` for the rest."""
+        """``interrupted`` for Ctrl-C and signals, which can be resumed; ``failed`` for the rest. What is done stays so."""
+        if self.result["status"] == "done":
+            return
         if isinstance(error, KeyboardInterrupt | SystemExit):
             self._end("interrupted", {})
             return
@@ -156,8 +158,9 @@ class Record:
         seconds = {
             "seconds": self.before + time.perf_counter() - self.start
         }  # of all that was interrupted too
-        self.result |= {"status": status, "finished": results.utc_now(), **found, **seconds}
-        results.write_json(self.path, self.result)
+        ended = self.result | {"status": status, "finished": results.utc_now(), **found, **seconds}
+        results.write_json(self.path, ended)
+        self.result = ended
 
 
 def _as_asked(value: Any, levels: list[Any]) -> Any:

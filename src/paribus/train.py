@@ -55,6 +55,8 @@ def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float
         try:
             with in_words(config, folder):
                 found = train(config, folder, in_sweep)
+                if record:
+                    record.done(found)
         except BaseException as error:
             if record:
                 record.failed(error)
@@ -63,8 +65,6 @@ def run(cfg: DictConfig, folder: str | Path, *, in_sweep: bool = False) -> float
                 # Lightning ends with 1 after Ctrl-C, and after SIGTERM with 0, as if all were done.
                 raise SystemExit(143 if type(error).__name__ == "SIGTERMException" else 130) from None
             raise
-        if record:
-            record.done(found)
     if first and not in_sweep:
         log.info("%s\n%s", _line(found), folder)
     return found["metrics"].get(config.metric)
