@@ -77,7 +77,7 @@ def test_a_group_as_a_factor_owns_its_keys_and_no_others():
     runs = [run("optimizer=sgd"), run("optimizer=adam")]
     assert unequal(runs, ["optimizer"], level) == []
     assert unequal(runs, ["backbone.norm"], level)
-    runs[1].config["task"]["label_smoothing"] = 0.1
+    runs[1] = run("optimizer=adam", "task.label_smoothing=0.1")
     (said,) = unequal(runs, ["optimizer"], level)
     assert "`task.label_smoothing`" in said
 

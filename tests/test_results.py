@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 from made_runs import make_run
 from paribus import results
@@ -34,6 +35,28 @@ def test_json_comes_back_with_nulls_for_what_json_lacks(tmp_path):
         "nan": None, "inf": [None, None], "array": [1.5, None], "3": 7,
         "path": str(tmp_path), "yes": True, "none": None, "tuple": [1, "é"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\nb:\n- 1\n- x: 2\nc:\n  d: |\n    e: f\n\n    g\n  h: 'i\n\n    j'\nk: null\n",
+        "# words\na: &x {b: 1}\nc: *x\n",
+        "a: {b: 1,\n  c: 2}\nd: [1,\n  2]\n",
+        "---\na: 1\n",
+        "a: 1\n",
+        "",
+    ],
+)
+def test_a_config_is_read_as_yaml_says(tmp_path, text):
+    write_text(tmp_path / "config.yaml", text)
+    assert Run.read(tmp_path).config == (yaml.safe_load(text) or {})
+
+
+def test_a_config_that_is_no_yaml_is_named(tmp_path):
+    write_text(tmp_path / "config.yaml", "a: 1\nb: [1\nc: 2\n")
+    with pytest.raises(ValueError, match=r"config.yaml is not valid YAML"):
+        Run.read(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -115,13 +116,18 @@ class Run:
         """Read one run folder; a folder without config.yaml is a ValueError."""
         path = Path(path)
         try:
-            config = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=_Loader)
+            config = _config((path / "config.yaml").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ValueError(f"{path} is not a run folder: it has no config.yaml") from None
         except yaml.YAMLError as error:
             raise ValueError(f"{path / 'config.yaml'} is not valid YAML: {error}") from None
         result = path / "result.json"
         return cls(path, config or {}, read_json(result) if result.exists() else {})
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The config by dotted keys."""
+        return flatten(self.config)
 
     @property
     def name(self) -> str:
@@ -151,9 +157,24 @@ class Run:
         ablation's keys (the name of a config group's choice is not in there)."""
         if "factors" in self.result:
             return self.result["factors"]
-        held = flatten(self.config)
         keys = (self.config.get("ablation") or {}).get("factors") or {}
-        return {key: held[key] for key in keys if key in held}
+        return {key: self.flat[key] for key in keys if key in self.flat}
+
+
+def _config(text: str) -> Any:
+    """A config, node by node: the runs of a sweep have most of them in common, and each is read once."""
+    try:
+        nodes = [_node(node) for node in re.split(r"\n(?=[A-Za-z_])", text)]
+    except yaml.YAMLError:
+        nodes = [None]
+    if not all(isinstance(node, dict) for node in nodes):
+        return yaml.load(text, Loader=_Loader)
+    return {key: value for node in nodes for key, value in node.items()}
+
+
+@lru_cache(maxsize=4096)
+def _node(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 def find_runs(folder: str | Path) -> list[Run]:
@@ -269,7 +290,9 @@ def differences(
 
 def within(key: str, nodes: Iterable[str]) -> bool:
     """Whether a dotted key is one of the nodes, or lies in one; `backbone@norm` and `data/reader` do."""
-    return any(re.match(rf"{re.escape(node)}($|[./@])", key) for node in nodes)
+    return any(
+        key.startswith(node) and key[len(node) : len(node) + 1] in ("", ".", "/", "@") for node in nodes
+    )
 
 
 def job_name(overrides: Sequence[str], seed: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from paribus.report.equality import made_differently, unequal
 from paribus.report.factorial import Effect, effects
 from paribus.report.statistics import Mode, Paired, Summary, holm, paired, seeds_needed, summary, verdict
-from paribus.results import ABSENT, NOT_LEARNED, Run, differences, flatten, natural
+from paribus.results import ABSENT, NOT_LEARNED, Run, differences, natural
 
 MOST_SEEDS = 100  # that anyone would be told to train
 LOWER_IS_BETTER = re.compile(r"loss|error|\bece\b|seconds|bytes|parameters|macs")
@@ -234,13 +234,13 @@ def _varied(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
         key for run in runs[1:] for key, _, _ in differences(runs[0].config, run.config, ignored)
     )
     seeds = _words(run.seed for run in runs)
-    found = {key: _words(flatten(run.config).get(key, ABSENT) for run in runs) for key in keys}
+    found = {key: _words(run.flat.get(key, ABSENT) for run in runs) for key in keys}
     return {key: words for key, words in found.items() if words != seeds}
 
 
 def _held(run: Run, factor: str) -> Any:
     # The choice of a config group is in the overrides alone; a plain key always is in the config.
-    return run.factors.get(factor, flatten(run.config).get(factor, "(default)"))
+    return run.factors.get(factor, run.flat.get(factor, "(default)"))
 
 
 def _metric(runs: Sequence[Run], metric: str | None) -> str:

@@ -6,7 +6,7 @@ It reads the resolved configs of all runs, and the machines and packages that ma
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from paribus.results import ABSENT, NOT_LEARNED, Run, flatten, within
+from paribus.results import ABSENT, NOT_LEARNED, Run, within
 
 IGNORED = (*NOT_LEARNED, "seed")
 MOST = 6  # keys that are said one by one
@@ -30,10 +30,8 @@ def unequal(runs: Sequence[Run], factors: Sequence[str], label: Callable[[Run], 
 
     label: the words for a run's level.
     """
-    flats = [
-        {key: value for key, value in flatten(run.config).items() if not within(key, IGNORED)} for run in runs
-    ]
-    keys = dict.fromkeys(key for flat in flats for key in flat)
+    flats = [run.flat for run in runs]
+    keys = [key for key in dict.fromkeys(key for flat in flats for key in flat) if not within(key, IGNORED)]
     columns = {key: tuple(_comparable(flat.get(key, ABSENT)) for flat in flats) for key in keys}
     varied = {key: column for key, column in columns.items() if len(set(column)) > 1}
     if "experiment" in factors:

@@ -144,10 +144,10 @@ def _draw_levels(axes: "Axes", comparison: Comparison, scale: Scale, depth: floa
 
 def _draw_level(axes: "Axes", y: int, level: Level, seeds: list[int], scale: Scale, depth: float) -> None:
     color = COLORS.get(level.verdict, GREY)
-    for seed, value in level.values.items():
-        # A seed keeps its height from row to row, so that pairs can be followed.
-        below = 0.2 + 0.2 * depth * seeds.index(seed) / max(1, len(seeds) - 1)
-        axes.plot(scale.factor * value, y + below, "o", markersize=4, color=color, alpha=0.6, mew=0)
+    # A seed keeps its height from row to row, so that pairs can be followed.
+    heights = [y + 0.2 + 0.2 * depth * seeds.index(seed) / max(1, len(seeds) - 1) for seed in level.values]
+    values = [scale.factor * value for value in level.values.values()]
+    axes.plot(values, heights, "o", markersize=4, color=color, alpha=0.6, mew=0)
     if level.summary:
         mean = scale.factor * level.summary.mean
         half = scale.factor * (level.summary.half or 0)

@@ -12,7 +12,7 @@ from paribus.report.comparison import Comparison, Scale
 from paribus.report.figures import Picture
 from paribus.report.sentences import score
 from paribus.report.table import csv_rows, each_seed, rows
-from paribus.results import NOT_LEARNED, Run, flatten, within
+from paribus.results import NOT_LEARNED, Run, within
 from paribus.tables import Cell
 
 UNEQUAL = ("not all else equal", "the levels are whole recipes")
@@ -187,7 +187,7 @@ def _made(comparison: Comparison, command: str) -> Section:
 
 def _held(comparison: Comparison) -> Section | None:
     """The keys that all configs have alike."""
-    flats = [flatten(run.config) for run in comparison.runs]
+    flats = [run.flat for run in comparison.runs]
     cells = [
         [key, _word(value)]
         for key, value in flats[0].items()
