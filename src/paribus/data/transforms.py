@@ -1,6 +1,6 @@
 """From a sample as read to a sample as the network sees it: random changes, and one size.
 
-The only file that imports albumentations, and not before a list of its transforms is given.
+With scaled_crop.py the only file that imports albumentations, and not before a list of its transforms is given.
 """
 
 import copy
