@@ -4,11 +4,13 @@ import gc
 import math
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 
 from detections import COCO_NAMES, SIDE, by_pycocotools, coco_format, detection_data
 from paribus.metrics import DetectionMetrics
+from paribus.metrics.judged import encoded
 from test_metrics import names, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*was called before the ``update`` method")
@@ -74,6 +76,19 @@ def test_masks_are_kept_as_run_lengths():
     assert metrics.sizes[0].tolist() == [[SIDE, SIDE]]
     codes = metrics.judged.truth.masks
     assert len(codes) == sum(len(t["boxes"]) for t in targets) + 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+@pytest.mark.parametrize(
+    "shape", [(0, 3, 4), (0, 0, 0), (1, 1, 1), (3, 1, 5), (3, 5, 1), (4, 7, 2), (3, 40, 60)]
+)
+def test_run_lengths_are_those_of_coco(shape, dtype):
+    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
+        masks = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < share
+        codes = pycocotools.mask.encode(np.asfortranarray(masks.permute(1, 2, 0).byte())) if shape[0] else []
+        expected = b"\n".join(code["counts"] for code in codes)
+        for given in (masks.to(dtype), 3 * masks.to(dtype) if dtype == torch.uint8 else masks):
+            assert bytes(encoded(given).numpy()) == expected
 
 
 def test_no_ground_truth_and_no_detections():

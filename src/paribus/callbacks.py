@@ -100,6 +100,10 @@ class Checkpoint(ModelCheckpoint):
             super()._save_last_checkpoint(trainer, monitor_candidates)
             self.last_step = trainer.global_step
 
+    def state_dict(self) -> dict[str, Any]:
+        """Without the name of last.ckpt, which is always the same: whether it was there says nothing of the training."""
+        return super().state_dict() | {"last_model_path": ""}
+
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -86,6 +86,7 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     threads = set_threads(config.trainer)
     import torch
     from lightning import seed_everything
+    from lightning.pytorch.utilities import rank_zero_only
 
     from paribus.callbacks import JudgingSpeed
     from paribus.checkpoints import latest
@@ -100,6 +101,8 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
 
     quiet()
     check_device(config.trainer)
+    # Until a Trainer says so, Lightning takes LOCAL_RANK for it: each node's first process would write metrics.csv.
+    rank_zero_only.rank = global_rank(config.trainer)
     seed_everything(config.seed, workers=True, verbose=False)
 
     parts = build(config, folder)

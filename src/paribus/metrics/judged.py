@@ -69,9 +69,33 @@ def encoded(masks: Any) -> Tensor:
     """Masks ``[N, H, W]``, nonzero inside, as uint8 ``[bytes]``: a bitmap of one object would take more than all."""
     from faster_coco_eval.core import mask as coco_masks
 
-    bitmaps = torch.as_tensor(masks).cpu().numpy().astype(np.uint8).transpose(1, 2, 0)
-    codes = coco_masks.encode(np.asfortranarray(bitmaps)) if bitmaps.shape[2] else []
+    bitmaps = torch.as_tensor(masks).cpu().numpy().astype(bool, copy=False)
+    count, *size = bitmaps.shape
+    runs = [{"counts": counts, "size": size} for counts in _runs(bitmaps)] if count else []
+    codes = coco_masks.frPyObjects(runs, *size) if count else []
     return torch.from_numpy(np.frombuffer(END.join(code["counts"] for code in codes), np.uint8).copy())
+
+
+def _runs(bitmaps: np.ndarray) -> list[list[int]]:
+    """Of each mask, column by column: how many pixels outside, how many inside, and so on.
+
+    The library's encode goes through all pixels, and wants the masks transposed, where few pixels differ from the one
+    above. From those alone the codes are the same, bit for bit, in a fifth to a third of the time (480 x 640).
+    """
+    count, height, width = bitmaps.shape
+    mask, inner = np.divmod(np.flatnonzero(bitmaps[:, 1:] != bitmaps[:, :-1]), (height - 1) * width or 1)
+    row, column = np.divmod(inner, width)
+    # Above a column lies the end of the one before it, above the first the outside.
+    above = np.concatenate([np.zeros((count, 1), bool), bitmaps[:, -1, :-1]], axis=1)
+    top_mask, top_column = np.nonzero(bitmaps[:, 0] != above)
+    size = height * width
+    below, tops = mask * size + column * height + row + 1, top_mask * size + top_column * height
+    changes = np.sort(np.concatenate([below, tops]))
+    ends = np.searchsorted(changes, np.arange(1, count) * size)
+    return [
+        np.diff(part - i * size, prepend=0, append=size).tolist()
+        for i, part in enumerate(np.split(changes, ends))
+    ]
 
 
 # --- of the set ------------------------------------------------------------------------------------

@@ -1,12 +1,17 @@
 """FCOS (Tian et al. 2019, https://arxiv.org/abs/1904.01355): torchvision's, on any backbone."""
 
-from functools import partial
+from functools import partial, reduce
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.ops import generalized_box_iou
 
 from paribus.models.backbones import Backbone
+from paribus.models.detection.anchor_matching import BACKGROUND, focal_loss, kept, learned
+from paribus.models.detection.assignment import Objects, near, padded
 from paribus.models.detection.detector import Seen, Target, need_positive
 from paribus.models.detection.fpn import Anchors, Neck, make_pyramid
 from paribus.models.detection.one_stage import OneStage
@@ -34,6 +39,8 @@ class FCOS(OneStage, detection.FCOS):
     score_thresh, nms_thresh, detections_per_img, candidates: the least score (the root of class times centerness),
         the IoU that suppresses, the most detections of an image, the most candidates of a level before suppression.
     """
+
+    center_sampling_radius: float
 
     def __init__(
         self,
@@ -79,13 +86,43 @@ class FCOS(OneStage, detection.FCOS):
         self.keep(backbone, pyramid)
 
     def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
-        counts = [m.shape[-2] * m.shape[-1] for m in seen.maps]
-        found = self.compute_loss(targets, seen.outputs, self.anchors(seen), counts)
+        cells, coder = self.anchors(seen)[0], self.box_coder
+        ends = [seen.maps[i].shape[-2] * seen.maps[i].shape[-1] for i in (0, -1)]
+        positive, _, boxes, labels = learned(partial(self.match, cells, ends), padded(targets), cells)
+        count = positive.sum().clamp(min=1)
+        said = coder.decode(seen.outputs["bbox_regression"], cells).where(positive[..., None], cells)
+        # Pairs as tables of one by one: torchvision's loss of pairs waits for the device (it indexes by a mask).
+        giou = generalized_box_iou(said[:, :, None], boxes[:, :, None])[..., 0, 0]
+        left, top, right, bottom = coder.encode(cells, boxes).unbind(2)
+        middle = (_balance(left, right) * _balance(top, bottom)).sqrt()
+        centerness = F.binary_cross_entropy_with_logits(
+            seen.outputs["bbox_ctrness"].squeeze(2), middle, reduction="none"
+        )
         return {
-            "classification": found["classification"],
-            "box": found["bbox_regression"],
-            "centerness": found["bbox_ctrness"],
+            "classification": focal_loss(seen.outputs["cls_logits"], labels).sum() / count,
+            "box": kept(1 - giou, positive).sum() / count,
+            "centerness": kept(centerness, positive).sum() / count,
         }
+
+    def match(self, cells: Tensor, ends: list[int], objects: Objects) -> Tensor:
+        """Of the objects that a cell may learn the smallest. ends: how many cells the finest and the coarsest level
+        have.
+        """
+        centers, strides = (cells[:, :2] + cells[:, 2:]) / 2, cells[:, 2] - cells[:, 0]
+        least, most = strides * 4, strides * 8
+        least[: ends[0]], most[-ends[1] :] = 0, torch.inf
+        (x, y), (left, top, right, bottom) = centers.unbind(1), objects.boxes[..., None].unbind(2)
+        sides = x - left, y - top, right - x, bottom - y
+        nearest, farthest = reduce(torch.minimum, sides), reduce(torch.maximum, sides)
+        own = near(objects.boxes, centers, strides, self.center_sampling_radius) & objects.real[..., None]
+        own &= (nearest > 0) & (farthest > least) & (farthest < most)
+        area = (right - left) * (bottom - top)
+        largest, number = torch.where(own, 1e8 - area, 0.0).max(1)
+        return torch.where(largest < 1e-5, BACKGROUND, number)
+
+
+def _balance(one: Tensor, other: Tensor) -> Tensor:
+    return torch.minimum(one, other) / torch.maximum(one, other)
 
 
 def _no_norm(channels: int) -> nn.Module:

@@ -10,8 +10,9 @@ from paribus.models.detection.fpn import image_list, trimmed
 
 
 class OneStage(Detector):
-    """A detector, see Detector, that is also torchvision's: of that it takes head, matching, losses and selection,
-    and leaves out the resizing and normalizing of images, and the losses that torchvision has in training only.
+    """A detector, see Detector, that is also torchvision's: of that it takes head, anchors and selection, and leaves
+    out the resizing and normalizing of images. Matching and losses have torchvision's values, and wait for nothing:
+    see anchor_matching.py.
     """
 
     # torchvision's, which mypy does not see.
@@ -19,7 +20,7 @@ class OneStage(Detector):
     head: Any
     anchor_generator: Any
     proposal_matcher: Any
-    compute_loss: Any
+    box_coder: Any
     postprocess_detections: Any
 
     def keep(self, backbone: Backbone, pyramid: Any) -> None:
@@ -41,7 +42,12 @@ class OneStage(Detector):
 
     def anchors(self, seen: Seen) -> list[Tensor]:
         """Of each image [A, 4], in the order of the outputs."""
-        return self.anchor_generator(image_list(seen.images, *seen.size), seen.maps)
+        one = self.anchor_generator(image_list(seen.images[:1], *seen.size), seen.maps)
+        return one * len(seen.images)
+
+    def limits(self) -> tuple[float, float]:
+        """The IoU under which an anchor learns background, and that from which it learns an object."""
+        return self.proposal_matcher.low_threshold, self.proposal_matcher.high_threshold
 
     def by_level(
         self, seen: Seen

@@ -2,11 +2,14 @@
 
 from functools import partial
 
+import torch
 from torch import Tensor
 from torchvision.models import detection
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from paribus.models.backbones import Backbone
+from paribus.models.detection.anchor_matching import by_overlap, codes, focal_loss, kept, learned, overlaps
+from paribus.models.detection.assignment import Objects, padded
 from paribus.models.detection.detector import Seen, Target, need_positive
 from paribus.models.detection.fpn import Neck, make_anchors, make_pyramid
 from paribus.models.detection.one_stage import OneStage
@@ -82,5 +85,21 @@ class RetinaNet(OneStage, detection.RetinaNet):
         self.keep(backbone, pyramid)
 
     def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
-        found = self.compute_loss(targets, seen.outputs, self.anchors(seen))
-        return {"classification": found["classification"], "box": found["bbox_regression"]}
+        anchors = self.anchors(seen)[0]
+        positive, ignored, boxes, labels = learned(partial(self.match, anchors), padded(targets), anchors)
+        count = positive.sum(1).clamp(min=1)
+        focal = kept(focal_loss(seen.outputs["cls_logits"], labels), ~ignored).sum(1)
+        wanted = codes(boxes, anchors, self.box_coder.weights)
+        box = kept((seen.outputs["bbox_regression"] - wanted).abs().sum(2), positive).sum(1)
+        # Of each image by its own objects, as torchvision has it.
+        return {"classification": (focal / count).mean(), "box": (box / count).mean()}
+
+    def match(self, anchors: Tensor, objects: Objects) -> Tensor:
+        """By IoU, and besides all anchors than which none overlaps an object more; each has the object that it
+        overlaps most.
+        """
+        iou = overlaps(objects, anchors)
+        most, number = iou.max(1)
+        # An IoU that is nobody's keeps the padding out.
+        best = (iou == iou.amax(2).masked_fill_(~objects.real, 2.0)[..., None]).any(1)
+        return torch.where(best, number, by_overlap(most, number, *self.limits()))

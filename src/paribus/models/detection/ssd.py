@@ -1,15 +1,17 @@
 """SSD (Liu et al. 2016, https://arxiv.org/abs/1512.02325): torchvision's, on any backbone."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import ssd
-from torchvision.ops import box_iou
 
 from paribus.models.activation import Activation
 from paribus.models.backbones import Backbone
+from paribus.models.detection.anchor_matching import BACKGROUND, by_overlap, codes, kept, learned, overlaps
+from paribus.models.detection.assignment import Objects, padded
 from paribus.models.detection.default_boxes import DefaultBoxes
 from paribus.models.detection.detector import Seen, Target, need_positive
 from paribus.models.detection.fpn import FeaturePyramid, Neck
@@ -41,6 +43,8 @@ class SSD(OneStage, ssd.SSD):
     score_thresh, nms_thresh, detections_per_img, candidates: the least score, the IoU that suppresses, the most
         detections of an image, the most candidates of a class before suppression.
     """
+
+    neg_to_pos_ratio: float
 
     def __init__(
         self,
@@ -114,16 +118,37 @@ class SSD(OneStage, ssd.SSD):
         self.keep(backbone, pyramid)
 
     def losses(self, seen: Seen, targets: list[Target]) -> dict[str, Tensor]:
-        anchors = self.anchors(seen)
-        shifted = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in targets]
-        matches = [
-            self.proposal_matcher(box_iou(t["boxes"], a))
-            if len(t["boxes"])
-            else torch.full_like(a[:, 0], -1, dtype=torch.int64)
-            for t, a in zip(targets, anchors, strict=True)
-        ]
-        found = self.compute_loss(shifted, seen.outputs, anchors, matches)
-        return {"classification": found["classification"], "box": found["bbox_regression"]}
+        anchors = self.anchors(seen)[0]
+        positive, _, boxes, labels = learned(partial(self.match, anchors), padded(targets), anchors)
+        # The background is the class before all others.
+        logits, classes = seen.outputs["cls_logits"].flatten(0, 1), labels.flatten() + 1
+        entropy = F.cross_entropy(logits, classes, reduction="none").view_as(labels)
+        wanted = codes(boxes, anchors, self.box_coder.weights)
+        box = F.smooth_l1_loss(seen.outputs["bbox_regression"], wanted, reduction="none").sum(2)
+        count = positive.sum().clamp(min=1)
+        hardest = self.hardest(entropy.detach(), positive)
+        classification = kept(entropy, positive).sum() + kept(entropy, hardest).sum()
+        return {"classification": classification / count, "box": kept(box, positive).sum() / count}
+
+    def match(self, anchors: Tensor, objects: Objects) -> Tensor:
+        """By IoU, and besides for each object the anchor that overlaps it most; of two objects with the same one the
+        later has it.
+        """
+        iou = overlaps(objects, anchors)
+        found = by_overlap(*iou.max(1), *self.limits())
+        # The padding's go to one more anchor, which is cut off.
+        best = iou.max(2).indices.masked_fill(~objects.real, len(anchors))
+        number = torch.arange(best.shape[1], device=best.device).expand_as(best)
+        own = found.new_full((len(found), len(anchors) + 1), BACKGROUND)
+        own = own.scatter_reduce_(1, best, number, "amax")[:, :-1]
+        return torch.where(own >= 0, own, found)
+
+    def hardest(self, losses: Tensor, positive: Tensor) -> Tensor:
+        """bool [B, A]: in each image three anchors for every positive one, of the largest loss, positive ones last."""
+        order = losses.masked_fill(positive, -torch.inf).sort(1, descending=True).indices
+        number = self.neg_to_pos_ratio * positive.sum(1, keepdim=True)
+        first = torch.arange(order.shape[1], device=order.device) < number
+        return torch.zeros_like(positive).scatter_(1, order, first)
 
     def detections(self, seen: Seen) -> list[Target]:
         sizes = [seen.size] * len(seen.images)
