@@ -40,6 +40,11 @@ STEPS = ["trainer.log_every=1", "test=false", "trainer.max_epochs=1"]
             ["checkpoint_activations=true", "compile=true"],
             "decides itself what to compute twice: trainer.checkpoint_activations=false",
         ),
+        (
+            ["compile=true", "cuda_graphs=true"],
+            "cuda_graphs=true is of compiled networks on GPUs: trainer=gpu",
+        ),
+        (["accelerator=gpu", "cuda_graphs=true"], "trainer=gpu trainer.compile=true"),
         (["timeout=0"], "timeout=0.0: minutes, more than 0"),
     ],
 )

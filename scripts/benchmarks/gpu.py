@@ -372,12 +372,12 @@ def small_steps(s: Sizes, home: Path, given: Path | None) -> None:
     losses: dict[str, float] = {}
     feed = lambda: Fed([batches[i % len(batches)] for i in range(s.steps)], s.warm, now)  # noqa: E731
 
-    def platform(name: str, watched: bool, compiled: bool) -> float:
+    def platform(name: str, watched: bool, **keys: bool) -> float:
         torch.compiler.reset()  # or after eight networks torch would no longer compile
         mine, fed = fresh(parts), feed()
         if watched:
             mine.task.__class__ = WatchedThere
-        losses[name] = trained(composed_with(config, compile=compiled), mine, fed=fed)
+        losses[name] = trained(composed_with(config, **keys), mine, fed=fed)
         return fed.seconds
 
     def lightning(name: str, watched: bool) -> float:
@@ -401,8 +401,12 @@ def small_steps(s: Sizes, home: Path, given: Path | None) -> None:
     ways: dict[str, Callable[[], float]] = {"plain eager loop": plain}
     for words, watched in (("loss", False), ("loss and four metrics", True)):
         for name, way in (
-            (f"Paribus, {words}", functools.partial(platform, watched=watched, compiled=False)),
-            (f"Paribus, torch.compile, {words}", functools.partial(platform, watched=watched, compiled=True)),
+            (f"Paribus, {words}", functools.partial(platform, watched=watched)),
+            (f"Paribus, torch.compile, {words}", functools.partial(platform, watched=watched, compile=True)),
+            (
+                f"Paribus, torch.compile, CUDA graphs, {words}",
+                functools.partial(platform, watched=watched, compile=True, cuda_graphs=True),
+            ),
             (f"idiomatic Lightning, {words}", functools.partial(lightning, watched=watched)),
         ):
             if GPU or "compile" not in name:
@@ -410,10 +414,9 @@ def small_steps(s: Sizes, home: Path, given: Path | None) -> None:
     found = in_turn(ways, s, 3)  # once before, so that what is compiled lies on the disk
     measure.table(found, "us a step of a small network, batch of 64", 1e6)
     told("the last loss: " + ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
-    told("trainer.compile=true is torch.compile in its default mode: the product has no CUDA graphs yet")
     if not GPU:
         told("torch.compile: left out, this is no GPU")
-    kinds = ("Paribus, torch.compile, ", "Paribus, ")
+    kinds = ("Paribus, torch.compile, CUDA graphs, ", "Paribus, torch.compile, ", "Paribus, ")
     own = {
         words: min(
             (k + words for k in kinds if k + words in found), key=lambda way: statistics.median(found[way])

@@ -52,6 +52,9 @@ class TrainerConfig:
         False  # precision and channels_last by a few steps of each, kept for this network and device
     )
     compile: bool = False  # by torch.compile: a minute or more at first, then faster steps on GPUs
+    cuda_graphs: bool = (
+        False  # of compile: a network's kernels are started all at once, which small ones gain by
+    )
     checkpoint_activations: bool = False  # compute a backbone's blocks twice: less memory, more time
     validate_every: int = 1  # epochs
     checkpoint_every: int | None = None  # steps, besides after every validation
@@ -106,6 +109,10 @@ class TrainerConfig:
         need(
             not (self.compile and self.checkpoint_activations),
             "compile=true decides itself what to compute twice: trainer.checkpoint_activations=false",
+        )
+        need(
+            not self.cuda_graphs or (self.compile and self.accelerator == "gpu"),
+            "cuda_graphs=true is of compiled networks on GPUs: trainer=gpu trainer.compile=true",
         )
         need(self.timeout > 0, f"timeout={self.timeout}: minutes, more than 0")
         for key in ("max_epochs", "accumulate", "validate_every", "log_every", "num_nodes"):

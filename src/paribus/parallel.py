@@ -43,7 +43,8 @@ def prepared(model: Any, t: TrainerConfig) -> Iterator[None]:
         recomputed(model.backbone) if t.checkpoint_activations else nullcontext(),
     ):
         if t.compile:
-            model.compile()  # in place: torch.compile(model) would put a name before every key of its weights
+            # In place: torch.compile(model) would put a name before every key of its weights.
+            model.compile(mode="reduce-overhead" if t.cuda_graphs else None)
         try:
             yield
         finally:

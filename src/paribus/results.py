@@ -38,7 +38,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NOT_LEARNED = (
     "name", "job", "root", "retry_failed", "plan", "experiment", "ablation", "logger", "hydra",
     "trainer.progress", "trainer.timeout", "data.num_workers", "data.workers", "data.verify",
-    "data.cache", "data.cache_folder", "data.resident",
+    "data.judged_batch_size", "data.cache", "data.cache_folder", "data.resident",
     "data.reader.source", "data.reader.archives", "data.reader.download",
 )  # fmt: skip
 ABSENT = "(absent)"

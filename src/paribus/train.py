@@ -102,7 +102,7 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     quiet()
     check_device(config.trainer)
     # Until a Trainer says so, Lightning takes LOCAL_RANK for it: each node's first process would write metrics.csv.
-    rank_zero_only.rank = global_rank(config.trainer)
+    rank_zero_only.rank = global_rank(config.trainer)  # type: ignore[attr-defined]
     seed_everything(config.seed, workers=True, verbose=False)
 
     parts = build(config, folder)
