@@ -125,8 +125,8 @@ def prepared(image: np.ndarray, size: dict) -> np.ndarray:
     def resized(to: tuple[int, int]) -> np.ndarray:
         if to == image.shape[:2]:
             return image
-        fewer = to[0] * to[1] < image.shape[0] * image.shape[1]
-        return cv2.resize(image, to[::-1], interpolation=cv2.INTER_AREA if fewer else cv2.INTER_LINEAR)
+        halved = any(2 * new <= old for new, old in zip(to, image.shape[:2], strict=True))
+        return cv2.resize(image, to[::-1], interpolation=cv2.INTER_AREA if halved else cv2.INTER_LINEAR)
 
     (h, w), (height, width) = image.shape[:2], (size["height"], size["width"])
     if size["fit"] == "stretch":

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from paribus.data.batches import Loader, Order, collate
+from paribus.data.batches import Loader, Order, Samples, collate
 from paribus.data.classification import ClassFolders
 from paribus.data.digit_scenes import DigitScenes
 from paribus.data.module import DataModule
 from paribus.data.samples import DataError, Sample
+from paribus.data.transforms import Transform
 from small_data import class_folders
 
 
@@ -43,6 +44,38 @@ def test_a_resumed_epoch_goes_on_where_it_was():
     assert resumed == list(whole)[4:]
     loader.set_epoch(4)
     assert len(list(loader)) == 10
+
+
+def test_what_is_judged_comes_in_batches_of_its_own():
+    lengths = {"train": 8, "val": 7, "test": 5}
+    keys = {
+        "reader": DigitScenes(target="label", size=16, lengths=lengths),
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    found = {}
+    for judged in (None, 3, 64):
+        data = DataModule(batch_size=2, judged_batch_size=judged, **keys)
+        data.open("train", "val")
+        assert len(data.train_dataloader()) == 4
+        batches = [*data.val_dataloader()]
+        found[judged] = [len(ids) for *_, ids in batches], [id for *_, ids in batches for id in ids]
+    assert [sizes for sizes, _ in found.values()] == [[2, 2, 2, 1], [3, 3, 1], [7]]
+    assert found[None][1] == found[3][1] == found[64][1]
+    with pytest.raises(ValueError, match=r"`data.judged_batch_size=0`: 1 or more"):
+        DataModule(batch_size=2, judged_batch_size=0, **keys)
+
+
+def test_objects_that_stand_for_many_are_not_trained_on():
+    boxes = np.array([[0, 0, 4, 4], [2, 2, 9, 9], [1, 1, 3, 5]], np.float32)
+    target = {"boxes": boxes, "labels": np.array([4, 5, 6]), "iscrowd": np.array([0, 1, 0])}
+    split = [Sample(np.zeros((16, 16, 3), np.uint8), target, "a")]
+    trained = Samples(split, Transform(target="boxes", size=None), 0)[0, 3].target
+    judged = Samples(split, Transform(target="boxes", size=None), None)[0].target
+    assert trained.keys() == {"boxes", "labels"}  # the device is not asked which of them count
+    assert trained["labels"].tolist() == [4, 6]
+    assert trained["boxes"].tolist() == boxes[[0, 2]].tolist()
+    assert judged["iscrowd"].tolist() == [0, 1, 0]
 
 
 class Echo(torch.utils.data.Dataset):

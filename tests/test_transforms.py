@@ -1,3 +1,4 @@
+import importlib
 import pickle
 from pathlib import Path
 
@@ -30,8 +31,7 @@ def built(name, size=(32, 32)):
     def build(node):
         node = dict(node)
         module, _, kind = node.pop("_target_").rpartition(".")
-        assert module == "albumentations"
-        return getattr(A, kind)(**node)
+        return getattr(importlib.import_module(module), kind)(**node)
 
     return {key: [build(node) for node in nodes] for key, nodes in lists.items()}
 

@@ -41,7 +41,7 @@ class Samples(Dataset):
         draw = None
         if self.transform.before or self.transform.after:  # a third of what a packed sample costs
             draw = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-        sample = self.transform(self.split[index], draw)
+        sample = _learned(self.transform(self.split[index], draw))
         if not self.mosaics:
             return sample
         rng = np.random.default_rng([self.seed, epoch, index, 1])  # 0 in its place would be the draw above
@@ -50,10 +50,21 @@ class Samples(Dataset):
         assert self.members is not None
         assert self.transform.size is not None
         others = [
-            self.transform(self.split[int(other)], int(rng.integers(2**32)))
+            _learned(self.transform(self.split[int(other)], int(rng.integers(2**32))))
             for other in rng.choice(self.members, 3)
         ]
         return mosaic([sample, *others], self.transform.size, rng)
+
+
+def _learned(sample: Sample) -> Sample:
+    """Without the objects that stand for many, which are not trained on. Done here, the device need not be asked."""
+    target = sample.target
+    if not isinstance(target, dict) or "iscrowd" not in target:
+        return sample
+    single = target["iscrowd"] == 0
+    whole = ("judged", "proposals")
+    kept = {key: v if key in whole else v[single] for key, v in target.items() if key != "iscrowd"}
+    return sample._replace(target=kept)
 
 
 class Order(Sampler[tuple[int, int]]):

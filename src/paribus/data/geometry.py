@@ -50,9 +50,12 @@ def zoom(old: Size, new: Size) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:
-    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+    """Linearly, of four pixels, down to more than half of each side; from there on the mean of each area.
+
+    The mean takes ten times as long, but where sides are divided by a whole number, and four pixels miss none there.
+    """
+    halved = size[0] * 2 <= image.shape[0] or size[1] * 2 <= image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if halved else cv2.INTER_LINEAR)
 
 
 def resize_nearest(array: np.ndarray, size: Size) -> np.ndarray:

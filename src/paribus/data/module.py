@@ -37,6 +37,8 @@ class DataModule(LightningDataModule):
 
     Args:
         batch_size: images of one optimizer step, over all processes and accumulated parts.
+        judged_batch_size: images of one forward pass of one process for val and test, which take less memory than
+            in training; None: as many as there.
         size: (H, W) the network sees; None keeps every image's own.
         fit: how an image of another size gets there: stretched, cropped or padded.
         judge_at: of masks, for val and test: fitted as the images are, or native, untouched: then the answer
@@ -63,6 +65,7 @@ class DataModule(LightningDataModule):
         *,
         reader: Reader,
         batch_size: int,
+        judged_batch_size: int | None = None,
         mean: list[float],
         std: list[float],
         size: tuple[int, int] | None = None,
@@ -91,8 +94,9 @@ class DataModule(LightningDataModule):
             )
         if not 0 < train_fraction <= 1:
             raise ValueError(f"`data.train_fraction={train_fraction}`: more than 0, at most 1")
-        if batch_size < 1:
-            raise ValueError(f"`data.batch_size={batch_size}`: 1 or more")
+        for key, number in (("batch_size", batch_size), ("judged_batch_size", judged_batch_size)):
+            if number is not None and number < 1:
+                raise ValueError(f"`data.{key}={number}`: 1 or more")
         native = judge_at == "native"
         if native and reader.target != "mask":
             raise ValueError(
@@ -124,6 +128,7 @@ class DataModule(LightningDataModule):
         )
         self.mosaic, self.scales = mosaic, scales
         self.reader, self.batch_size, self.num_workers = reader, batch_size, num_workers
+        self.judged_batch_size = judged_batch_size
         self.on_error, self.verify, self.train_fraction, self.seed = on_error, verify, train_fraction, seed
         self.channels, self.channels_last = channels, channels_last
         self.size = (size[0], size[1]) if size else None
@@ -267,7 +272,10 @@ class DataModule(LightningDataModule):
         split = self.tiers.split(name, self.splits[name], transform, indices=indices, search=self.search)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         samples = Samples(split, transform, *drawn)
-        return self.tiers.loader(samples, order, batch_size=self._batch_size(), device=device)
+        images = self._batch_size()
+        if transform is self.eval_transform:
+            images = self.judged_batch_size or images
+        return self.tiers.loader(samples, order, batch_size=images, device=device)
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

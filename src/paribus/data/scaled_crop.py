@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import albumentations as A
-import cv2
 import numpy as np
 
-from paribus.data.geometry import Size, resize_nearest
+from paribus.data.geometry import resize, resize_nearest
 
 
 class ScaledCrop(A.DualTransform):
@@ -56,7 +55,7 @@ class ScaledCrop(A.DualTransform):
         return {"window": window}
 
     def apply(self, img: np.ndarray, window: Any, **params: Any) -> np.ndarray:
-        return self._cut(img, window, 0, _resized)
+        return self._cut(img, window, 0, resize)
 
     def apply_to_mask(self, mask: np.ndarray, window: Any, **params: Any) -> np.ndarray:
         return self._cut(mask, window, self.fill_mask or 0, resize_nearest)
@@ -81,9 +80,3 @@ class ScaledCrop(A.DualTransform):
                 (bboxes[:, columns] * old - start) * ((last - first) / (end - start)) + first
             ) / new
         return found
-
-
-def _resized(image: np.ndarray, size: Size) -> np.ndarray:
-    """Four pixels are enough for one down to half the size; the mean of an area takes ten times as long."""
-    halved = size[0] * 2 < image.shape[0] or size[1] * 2 < image.shape[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if halved else cv2.INTER_LINEAR)

@@ -123,7 +123,7 @@ def preparing(size: tuple[int, int] | None, fit: str, gray: bool) -> list[str]:
     else:
         said += _fitting(size, fit)
         said.append(
-            "every resize: OpenCV's INTER_AREA where the result has fewer pixels than the image, else INTER_LINEAR; "
+            "every resize: OpenCV's INTER_AREA where a side becomes half of what it was or less, else INTER_LINEAR; "
             "an image of the size already is left alone; `round` takes halves to the even number"
         )
     said.append(
