@@ -11,6 +11,8 @@ from paribus.results import Run
 from paribus.train import run
 
 RECIPES = sorted(path.stem for path in config.CONF.glob("experiment/*.yaml"))
+# One of each set, and one of each task.
+QUICK = {"cifar10_resnet20", "camvid_unet", "bccd_yolo", "digit_scenes_unet", "digit_scenes_retinanet"}
 MAKE = {  # what lies at data.reader.root, by the beginning of the recipe's name
     "cifar10": lambda root: small_data.class_folders(root, splits=("train",), each=60),
     "camvid": lambda root: small_data.mask_folders(root, splits=("train", "val"), each=9, classes=11),
@@ -27,7 +29,9 @@ LITTLE = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_runs_for_a_step(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (name,) = (name for name in MAKE if recipe.startswith(name))

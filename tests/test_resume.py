@@ -4,6 +4,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from command_line import SMALL, script, start, succeeded
@@ -59,6 +60,7 @@ def test_killed_and_repeated_equals_undisturbed(tmp_path):
     assert curves(Run.read(folder)) == curves(Run.read(undisturbed))
 
 
+@pytest.mark.slow
 def test_interrupted_says_so_and_goes_on(tmp_path):
     assert kill_after(7, signal.SIGINT, tmp_path, *ARGUMENTS) == 130
     (folder,) = tmp_path.glob("runs/*/*")

@@ -241,11 +241,12 @@ PICTURES = ["logger=wandb", "data.batch_size=4", "data.reader.lengths={train: 8,
 PICTURES += ["data.size=[64,64]", "trainer.max_epochs=1", "trainer.threads=1", "trainer.progress=false"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "kind"),
     [
         ("digit_scenes_unet", "all_masks"),
-        pytest.param("digit_scenes_yolo", "all_boxes", marks=pytest.mark.slow),
+        ("digit_scenes_yolo", "all_boxes"),
     ],
 )
 def test_masks_and_boxes_arrive(tmp_path, server, nobody, sync, experiment, kind):
