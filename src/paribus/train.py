@@ -87,6 +87,7 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     import torch
     from lightning import seed_everything
     from lightning.pytorch.utilities import rank_zero_only
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from paribus.callbacks import JudgingSpeed
     from paribus.checkpoints import latest
@@ -121,7 +122,12 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     status = "failed"
     try:
         with prepared(parts.task.model, config.trainer):
-            trainer.fit(parts.task, parts.data, ckpt_path=resumed, weights_only=True)
+            try:
+                trainer.fit(parts.task, parts.data, ckpt_path=resumed, weights_only=True)
+            except Exception:
+                if trainer.received_sigterm:  # the other processes are gone, and what fails then fails for that
+                    raise SIGTERMException from None
+                raise
         if not best.best_model_path:  # max_steps came before the first validation: the end is the best
             trainer.save_checkpoint(folder / CHECKPOINT)
             trainer.strategy.checkpoint_io.wait()
