@@ -16,7 +16,7 @@ from paribus.data.detection import CocoDetection
 from paribus.data.digit_scenes import DigitScenes
 from paribus.data.module import DataModule
 from paribus.data.packed import pack
-from paribus.data.samples import DataError
+from paribus.data.samples import DataError, Sample
 from paribus.data.segmentation import MaskFolders
 from paribus.data.threads import AHEAD, HELD
 from paribus.data.transforms import Transform
@@ -241,7 +241,7 @@ def test_arrays_of_another_kind_are_refused():
 
         def __getitem__(self, index):
             depth = np.uint8 if index != 20 else np.int32
-            return room.Sample(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), depth), f"{index}.png")
+            return Sample(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), depth), f"{index}.png")
 
     fitted = Transform(target="mask", size=None)
     with pytest.raises(DataError, match=r"20.png is of other arrays .*int32.*data.cache=none"):

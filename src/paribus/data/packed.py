@@ -10,7 +10,6 @@ own; LitData and WebDataset stream shards, of which no sample can be asked for b
 import fcntl
 import json
 import logging
-import mmap
 import os
 import shutil
 import sys
@@ -19,15 +18,15 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from paribus.data.columns import Disk, Memory, Packed, flat, opened
 from paribus.data.remembered import cache_folder, content
-from paribus.data.samples import DataError, Problem, Reader, Sample, Split
+from paribus.data.samples import DataError, Reader, Split
 from paribus.data.transforms import Transform
 
 log = logging.getLogger(__name__)
@@ -35,43 +34,6 @@ log = logging.getLogger(__name__)
 VERSION = 1  # of the files' layout
 MARGIN = 1 << 30  # bytes of a disk or of memory that are left to others
 LOOKED_AT = 16  # samples, before a cache is believed or its size is guessed
-
-
-@dataclass(frozen=True)
-class Column:
-    """One array of each sample, all behind one another. shapes: int64 [N, axes]; starts: in numbers, int64 [N]."""
-
-    values: np.ndarray
-    shapes: np.ndarray
-    starts: np.ndarray
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        shape, start = self.shapes[index], self.starts[index]
-        return self.values[start : start + int(shape.prod())].reshape(shape)
-
-
-class Packed:
-    """The samples `indices` of a split as they were when they were packed, read-only, by their numbers in the split."""
-
-    def __init__(self, length: int, indices: np.ndarray, ids: list[str], columns: dict[str, Column]):
-        self.length, self.ids, self.columns = length, ids, columns
-        self.rows = np.full(length, -1, np.int64)
-        self.rows[indices] = np.arange(len(indices))
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        row = int(self.rows[index])
-        assert row >= 0, f"sample {index} was not packed"
-        arrays = {name: column[row] for name, column in self.columns.items()}
-        return Sample(arrays.pop("image"), _nested(arrays), self.ids[row])
-
-    def problems(self) -> list[Problem]:
-        return []
-
-    def without(self, indices: set[int]) -> Split:
-        raise NotImplementedError("what cannot be used is left out before a split is packed")
 
 
 def pack(
@@ -99,7 +61,7 @@ def pack(
     job = _Fitted(split, fitted, indices)
     if where == "ram":
         with tempfile.TemporaryDirectory() as nowhere:
-            return _open(_build(job, _Memory(Path(nowhere)), processes), length=len(split), indices=indices)
+            return opened(_build(job, Memory(Path(nowhere)), processes), length=len(split), indices=indices)
     name = _name(reader, split, fitted, indices, search)
     home = (Path(folder).expanduser() if folder else cache_folder("packed")) / name
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +72,11 @@ def pack(
             shutil.rmtree(home, ignore_errors=True)
             part = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
             try:
-                _build(job, _Disk(part), processes)
+                _build(job, Disk(part), processes)
                 os.replace(part, home)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-    return _open(_Disk(home), length=len(split), indices=indices)
+    return opened(Disk(home), length=len(split), indices=indices)
 
 
 class _Fitted(Dataset):
@@ -128,58 +90,7 @@ class _Fitted(Dataset):
 
     def __getitem__(self, row: int) -> tuple[str, dict[str, np.ndarray]]:
         sample = self.fitted(self.split[int(self.indices[row])], None)
-        return sample.id, {"image": sample.image, **_flat(sample.target)}
-
-
-# --- where it lies ---------------------------------------------------------------------------------
-
-
-class _Disk:
-    """A folder: a file for each column, and index.json and index.npz, which are written last."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def room(self) -> tuple[str, int]:
-        return str(self.folder.parent), shutil.disk_usage(self.folder.parent).free
-
-    def column(self, name: str) -> IO[bytes]:
-        return open(self._file(name), "wb")
-
-    def size(self, name: str) -> int:
-        return self._file(name).stat().st_size
-
-    def mapped(self, name: str) -> Any:
-        with open(self._file(name), "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size(name) else b""
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name.replace('/', '.')}.bin"
-
-
-class _Memory(_Disk):
-    """The same in files without a name, of memory where the system has such."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        self.files: dict[str, IO[bytes]] = {}
-
-    def room(self) -> tuple[str, int]:
-        return "memory", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-    def column(self, name: str) -> IO[bytes]:
-        if hasattr(os, "memfd_create"):
-            self.files[name] = os.fdopen(os.memfd_create("paribus"), "w+b", closefd=True)
-        else:
-            self.files[name] = tempfile.TemporaryFile()  # noqa: SIM115
-        return os.fdopen(os.dup(self.files[name].fileno()), "wb")
-
-    def size(self, name: str) -> int:
-        return os.fstat(self.files[name].fileno()).st_size
-
-    def mapped(self, name: str) -> Any:
-        file = self.files[name]
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size(name) else b""
+        return sample.id, {"image": sample.image, **flat(sample.target)}
 
 
 @contextmanager
@@ -193,7 +104,7 @@ def _alone(path: Path) -> Iterator[None]:
 # --- packing ---------------------------------------------------------------------------------------
 
 
-def _build(job: _Fitted, place: _Disk, processes: int) -> _Disk:
+def _build(job: _Fitted, place: Disk, processes: int) -> Disk:
     from rich.console import Console
     from rich.progress import track
 
@@ -238,25 +149,14 @@ def _build(job: _Fitted, place: _Disk, processes: int) -> _Disk:
     return place
 
 
-def _open(place: _Disk, *, length: int, indices: np.ndarray) -> Packed:
-    index = json.loads((place.folder / "index.json").read_text())
-    columns = {}
-    with np.load(place.folder / "index.npz", allow_pickle=False) as shapes:
-        for name, (dtype, _) in index["kinds"].items():
-            numbers = shapes[name].prod(1)
-            values = np.frombuffer(place.mapped(name), dtype)
-            columns[name] = Column(values, shapes[name], np.cumsum(numbers) - numbers)
-    return Packed(length, indices, index["ids"], columns)
-
-
 def _whole(home: Path, job: _Fitted) -> bool:
     """Whether what lies there is all of it, and some of its samples still are what is read now."""
-    place = _Disk(home)
+    place = Disk(home)
     try:
         index = json.loads((home / "index.json").read_text())
         if any(place.size(name) != size for name, size in index["sizes"].items()):
             return False
-        packed = _open(place, length=len(job), indices=np.arange(len(job)))
+        packed = opened(place, length=len(job), indices=np.arange(len(job)))
         with np.load(home / "index.npz", allow_pickle=False) as file:
             sums = file["sums"]
         if not len(sums) == len(index["ids"]) == len(job):
@@ -301,32 +201,3 @@ def _as_it_is(one: Any) -> Any:
 
 def _said(arrays: dict[str, np.ndarray]) -> str:
     return ", ".join(f"{name} {array.dtype} of {array.ndim} axes" for name, array in arrays.items())
-
-
-# --- targets as arrays -----------------------------------------------------------------------------
-
-
-def _flat(target: Any, name: str = "target") -> dict[str, np.ndarray]:
-    """A target's arrays by name: those of a dict by its path."""
-    if isinstance(target, dict):
-        return {
-            path: array
-            for key, part in target.items()
-            for path, array in _flat(part, f"{name}/{key}").items()
-        }
-    return {name: np.asarray(target)}
-
-
-def _nested(arrays: dict[str, np.ndarray]) -> Any:
-    """The target that `_flat` took apart."""
-    if "target" in arrays:
-        found = arrays["target"]
-        return int(found) if found.ndim == 0 else found
-    whole: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *inside, key = path.split("/")[1:]
-        part = whole
-        for step in inside:
-            part = part.setdefault(step, {})
-        part[key] = array
-    return whole
