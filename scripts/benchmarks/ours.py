@@ -17,7 +17,7 @@ from omegaconf import flag_override
 from paribus.build import Parts, build
 from paribus.checks import check
 from paribus.config import CONF, TrainConfig, register
-from paribus.device import check_device
+from paribus.device import check_device, set_threads
 from paribus.train import make_trainer, quiet
 
 Batch = tuple[torch.Tensor, Any, list[str]]
@@ -88,6 +88,7 @@ def fit(
     from paribus.parallel import prepared
 
     quiet()
+    set_threads(config.trainer)
     check_device(config.trainer)
     data: Any = parts.data
     if train is not None:
