@@ -80,6 +80,8 @@ def test_times_of_different_machines_are_not_compared_and_counts_are(tmp_path):
         comparison = runs(tmp_path / key, seconds=macs, macs=macs, **{key: value})
         assert (costs(comparison, SPEED), costs(comparison, SECONDS)) == ({}, {})
         assert costs(comparison, MACS) == {"slow": 1e9, "middle": 1e8, "fast": 1e7}
+    beside = runs(tmp_path / "stacked", seconds=macs, stacked_with=lambda level: [1] * (level == "slow"))
+    assert costs(beside, SECONDS) == {}
     same = runs(tmp_path / "same", seconds=macs)
     assert costs(same, SECONDS) == {"slow": 1e9, "middle": 1e8, "fast": 1e7}
 

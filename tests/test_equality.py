@@ -110,6 +110,9 @@ def test_other_packages_machines_and_code_are_said():
     assert len(found) == 2
     assert "different torch: 2.14 in none seed 0; 2.15 in batch seed 0" in found[1]
     assert "aaaaaaaaaa with changes in batch" in found[0]
+    stacked = run(level="batch", stacked_with=[1, 2], **plain)
+    (said,) = made_differently([same[0], stacked], level)
+    assert "different replicates: separate in none seed 0; stacked in batch seed 0" in said
     failed = run(level="batch", **plain | {"threads": 2})
     assert (
         made_differently(

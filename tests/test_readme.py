@@ -58,6 +58,7 @@ def test_add_a_data_set(house):
     assert results(house) == ["runs/fruit/data=fruit,trainer.max_epochs=2,seed=0"]
 
 
+@pytest.mark.slow
 def test_add_a_model(house):
     follow("Add a model", house)
     assert len(results(house)) == 2

@@ -1,6 +1,7 @@
 """What happens around training, through Lightning's callbacks."""
 
 import time
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from statistics import median
@@ -11,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
+from paribus.config import TrainConfig
 from paribus.parallel import local, shared_as, whole
 
 T = TypeVar("T")
@@ -109,6 +111,25 @@ class Checkpoint(ModelCheckpoint):
     ) -> None:
         if trainer.ckpt_path and Path(trainer.ckpt_path).name == "last.ckpt":
             self._last_global_step_saved = self.last_step = checkpoint["global_step"]
+
+
+def keeping(
+    config: TrainConfig, folder: Path, make: Callable[..., Checkpoint] = Checkpoint
+) -> list[Checkpoint]:
+    """What keeps the checkpoints of a run folder; that of the best one comes first."""
+    t = config.trainer
+    kept: Any = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    best = make(
+        **kept,
+        filename="best",
+        monitor=config.task["monitor"],
+        mode=config.task["mode"],
+        save_last=True,
+        save_on_exception=t.strategy != "fsdp",  # of which every process has to be there
+        save_on_train_epoch_end=False,
+    )
+    every = t.checkpoint_every
+    return [best, *([make(**kept, filename="last", every_n_train_steps=every)] if every else [])]
 
 
 class Patience(EarlyStopping):

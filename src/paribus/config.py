@@ -171,6 +171,7 @@ class TrainConfig:
     views: str = "none"  # none | flip | ten_crop
     members: int = 1
     retry_failed: bool = True
+    replicates: str = "separate"  # separate | stacked
     plan: bool = False
     data: dict[str, Any] = field(default_factory=dict)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

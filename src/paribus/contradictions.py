@@ -37,6 +37,8 @@ def contradictions(config: TrainConfig) -> list[str]:
         )
     if "lr" not in config.optimizer:
         faults.append("`optimizer` lacks `lr`, the base rate: optimizer.lr=0.001")
+    if config.replicates not in ("separate", "stacked"):
+        faults.append(f"`replicates={config.replicates}`: separate or stacked")
     faults += _averages(config)
     monitor = config.task.get("monitor", "")
     if not str(monitor).startswith("val/"):

@@ -11,7 +11,7 @@ import fcntl
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -113,7 +113,15 @@ def known_result(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
 class Record:
     """Writes config.yaml and result.json: ``running`` now, and at the end how it ended and after how many seconds."""
 
-    def __init__(self, folder: Path, config: TrainConfig, choices: dict[str, str]):
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig,
+        choices: dict[str, str],
+        stacked_with: Sequence[int] = (),
+    ):
+        """stacked_with: the seeds whose networks are trained beside this one's; its seconds are its share of theirs."""
+        self.together = 1 + len(stacked_with)
         self.path, self.start = folder / "result.json", time.perf_counter()
         before = results.read_json(self.path) if self.path.is_file() else {}
         self.before = before.get("seconds", 0.0) if before.get("status") == "interrupted" else 0.0
@@ -129,6 +137,7 @@ class Record:
             "job": folder.name,
             "factors": factors,
             "seed": config.seed,
+            **({"stacked_with": list(stacked_with)} if stacked_with else {}),
             **results.environment(),
             "started": results.utc_now(),
         }
@@ -145,7 +154,7 @@ class Record:
         if self.result["status"] == "done":
             return
         if isinstance(error, KeyboardInterrupt | SystemExit):
-            self._end("interrupted", {})
+            self.interrupted()
             return
         text = "".join(traceback.format_exception(error))
         said = {"type": type(error).__name__, "message": str(error), "traceback": text}
@@ -154,10 +163,18 @@ class Record:
         except OSError:  # the disk that the run failed for is full here too; `running` is left, and goes on
             log.warning("%s cannot be written; it still says `running`", self.path)
 
+    def interrupted(self) -> None:
+        """A run that is done stays so."""
+        if self.result["status"] != "done":
+            self._end("interrupted", {})
+
+    def alone(self, spent: float) -> None:
+        """So many seconds are its own of what was done together, which is over."""
+        self.before, self.together, self.start = self.before + spent, 1, time.perf_counter()
+
     def _end(self, status: str, found: dict[str, Any]) -> None:
-        seconds = {
-            "seconds": self.before + time.perf_counter() - self.start
-        }  # of all that was interrupted too
+        spent = (time.perf_counter() - self.start) / self.together
+        seconds = {"seconds": self.before + spent}  # of all that was interrupted too
         ended = self.result | {"status": status, "finished": results.utc_now(), **found, **seconds}
         results.write_json(self.path, ended)
         self.result = ended

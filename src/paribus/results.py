@@ -36,7 +36,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Keys that say where, how fast or how visibly a run is made, and nothing of what it learns.
 NOT_LEARNED = (
-    "name", "job", "root", "retry_failed", "plan", "experiment", "ablation", "logger", "hydra",
+    "name", "job", "root", "retry_failed", "plan", "replicates", "experiment", "ablation", "logger", "hydra",
     "trainer.progress", "trainer.timeout", "data.num_workers", "data.workers", "data.verify",
     "data.judged_batch_size", "data.cache", "data.cache_folder", "data.resident",
     "data.reader.source", "data.reader.archives", "data.reader.download",

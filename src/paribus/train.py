@@ -84,21 +84,13 @@ def _line(found: dict[str, Any]) -> str:
 def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str, Any]:
     """Builds, fits and judges; returns what result.json says beyond the config."""
     threads = set_threads(config.trainer)
-    import torch
     from lightning import seed_everything
     from lightning.pytorch.utilities import rank_zero_only
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from paribus.callbacks import JudgingSpeed
     from paribus.checkpoints import latest
-    from paribus.confusion import Confusion
-    from paribus.detected import Detected
-    from paribus.examples import Examples
-    from paribus.judged_images import JudgedImages
     from paribus.loggers import Csv
     from paribus.parallel import prepared
-    from paribus.profile.complexity import count
-    from paribus.stalled import Stalled
 
     quiet()
     check_device(config.trainer)
@@ -125,50 +117,12 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
             try:
                 trainer.fit(parts.task, parts.data, ckpt_path=resumed, weights_only=True)
             except Exception:
-                if trainer.received_sigterm:  # the other processes are gone, and what fails then fails for that
+                if (
+                    trainer.received_sigterm
+                ):  # the other processes are gone, and what fails then fails for that
                     raise SIGTERMException from None
                 raise
-        if not best.best_model_path:  # max_steps came before the first validation: the end is the best
-            trainer.save_checkpoint(folder / CHECKPOINT)
-            trainer.strategy.checkpoint_io.wait()
-        state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-        if config.trainer.strategy == "fsdp":  # the network that was trained is in shares: this one is whole
-            parts = parts._replace(task=build(config).task)
-        parts.task.load_state_dict(state["state_dict"])
-        if config.views != "none":
-            from paribus.views import judge_by
-
-            judge_by(parts, [parts.task.model], views=config.views)
-        splits = ("val", "test") if config.test else ("val",)
-        detected, judging = Detected(folder), JudgingSpeed(splits[-1])
-        images = JudgedImages(folder)
-        watching = [Examples(folder, parts.logger), Confusion(folder), detected, images, judging]
-        waiting = Stalled(config.trainer.timeout, folder)
-        metrics = judge(parts, config.trainer, *splits, callbacks=[*watching, waiting])
-        parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
-        found = {
-            "metrics": metrics,
-            "per_class": parts.task.per_class,
-            **({"errors": detected.errors} if detected.errors else {}),
-            "classes": parts.data.classes,  # with the palette, all that prediction needs of the set
-            "palette": parts.data.reader.palette,
-            "best_epoch": int(state["epoch"]),
-            "epochs": trainer.current_epoch,
-            "steps": trainer.global_step,
-            "parameters": parameters,
-            "macs": macs,
-            "images_per_second": speed.images / speed.seconds if speed.seconds else None,
-            "judged_images_per_second": judging.images_per_second,
-            "peak_memory_bytes": peak_memory(),
-            "device": device_name(config.trainer),
-            "processes": trainer.world_size,
-            "threads": threads,
-        }
-        tested = {name: value for name, value in metrics.items() if name.startswith("test/")}
-        for logger in loggers:
-            logger.log_metrics(tested, trainer.global_step)
-        if parts.logger is not None:
-            parts.logger.log_result(found, folder / CHECKPOINT)
+        found = concluded(config, folder, parts, loggers, (trainer, best, speed), threads)
         status = "success"
     finally:
         csv.finalize(status)
@@ -177,44 +131,104 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     return found
 
 
+def concluded(
+    config: TrainConfig,
+    folder: Path,
+    parts: Parts,
+    loggers: list,
+    trained: tuple[Any, Any, Any],
+    threads: int,
+) -> dict[str, Any]:
+    """Judges the best checkpoint of a training that is over; what result.json says of it.
+
+    trained: what make_trainer() made.
+    """
+    import torch
+
+    from paribus.callbacks import JudgingSpeed
+    from paribus.confusion import Confusion
+    from paribus.detected import Detected
+    from paribus.examples import Examples
+    from paribus.judged_images import JudgedImages
+    from paribus.profile.complexity import count
+    from paribus.stalled import Stalled
+
+    trainer, best, speed = trained
+    if not best.best_model_path:  # max_steps came before the first validation: the end is the best
+        trainer.save_checkpoint(folder / CHECKPOINT)
+        trainer.strategy.checkpoint_io.wait()
+    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    if config.trainer.strategy == "fsdp":  # the network that was trained is in shares: this one is whole
+        parts = parts._replace(task=build(config).task)
+    parts.task.load_state_dict(state["state_dict"])
+    if config.views != "none":
+        from paribus.views import judge_by
+
+        judge_by(parts, [parts.task.model], views=config.views)
+    splits = ("val", "test") if config.test else ("val",)
+    detected, judging = Detected(folder), JudgingSpeed(splits[-1])
+    images = JudgedImages(folder)
+    watching = [Examples(folder, parts.logger), Confusion(folder), detected, images, judging]
+    waiting = Stalled(config.trainer.timeout, folder)
+    metrics = judge(parts, config.trainer, *splits, callbacks=[*watching, waiting])
+    parameters, macs = count(parts.task.model, image_size(parts), parts.data.channels)
+    found = {
+        "metrics": metrics,
+        "per_class": parts.task.per_class,
+        **({"errors": detected.errors} if detected.errors else {}),
+        "classes": parts.data.classes,  # with the palette, all that prediction needs of the set
+        "palette": parts.data.reader.palette,
+        "best_epoch": int(state["epoch"]),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "parameters": parameters,
+        "macs": macs,
+        "images_per_second": speed.images / speed.seconds if speed.seconds else None,
+        "judged_images_per_second": judging.images_per_second,
+        "peak_memory_bytes": peak_memory(),
+        "device": device_name(config.trainer),
+        "processes": trainer.world_size,
+        "threads": threads,
+    }
+    tested = {name: value for name, value in metrics.items() if name.startswith("test/")}
+    for logger in loggers:
+        logger.log_metrics(tested, trainer.global_step)
+    if parts.logger is not None:
+        parts.logger.log_result(found, folder / CHECKPOINT)
+    return found
+
+
 def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: bool) -> tuple[Any, Any, Any]:
     """Lightning's Trainer, the callback that keeps the best checkpoint, the one that measures speed."""
-    from lightning import Trainer
-
-    from paribus.callbacks import EMA, Checkpoint, Patience, Speed
+    from paribus.callbacks import EMA, Patience, Speed, keeping
     from paribus.checkpoints import WholeFiles
     from paribus.parallel import WholeToJudge
     from paribus.progress import Progress
     from paribus.stalled import Stalled
 
     t, monitor, mode = config.trainer, config.task["monitor"], config.task["mode"]
-    kept: Any = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    best = Checkpoint(
-        **kept,
-        filename="best",
-        monitor=monitor,
-        mode=mode,
-        save_last=True,
-        save_on_exception=t.strategy != "fsdp",  # of which every process has to be there
-        save_on_train_epoch_end=False,
-    )
+    best, *others = keeping(config, folder)
     speed = Speed()
     callbacks: list[Any] = [*([WholeToJudge()] if t.strategy == "fsdp" else []), best, speed]
     if t.strategy != "auto":
         callbacks.append(Stalled(t.timeout, folder))
-    if t.checkpoint_every:
-        callbacks.append(Checkpoint(**kept, filename="last", every_n_train_steps=t.checkpoint_every))
+    callbacks += others
     if t.early_stopping:
         callbacks.append(Patience(monitor=monitor, mode=mode, patience=t.early_stopping))
     if t.ema:
         callbacks.append(EMA(t.ema))
     if t.progress and global_rank(t) == 0:
         callbacks.append(Progress(folder.name if in_sweep else config.name, monitor, brief=in_sweep))
-    trainer = Trainer(
+    return trainer_of(t, logger=loggers, callbacks=callbacks, plugins=[WholeFiles()]), best, speed
+
+
+def trainer_of(t: TrainerConfig, **parts: Any) -> Any:
+    """Lightning's Trainer for as long as the config says."""
+    from lightning import Trainer
+
+    return Trainer(
         **shared_settings(t),
-        logger=loggers,
-        callbacks=callbacks,
-        plugins=[WholeFiles()],
+        **parts,
         max_epochs=t.max_epochs,
         max_steps=t.max_steps,
         accumulate_grad_batches=t.accumulate,
@@ -222,7 +236,6 @@ def make_trainer(config: TrainConfig, folder: Path, loggers: list, in_sweep: boo
         check_val_every_n_epoch=t.validate_every,
         num_sanity_val_steps=0,  # the files were verified; validation itself comes soon enough
     )
-    return trainer, best, speed
 
 
 def shared_settings(t: TrainerConfig) -> dict[str, Any]:

@@ -63,6 +63,12 @@ class ResidentLoader:
             targets = self.targets[at]
             yield self.images[at], targets.long() if targets.ndim == 3 else targets, self.ids[rows].tolist()
 
+    def fill(self, indices: np.ndarray) -> None:
+        """Reads these samples, before an epoch that asks for each of them several times."""
+        starts = range(0, len(indices), self.batch_size)
+        for start, batch in zip(starts, self.read(indices.tolist()), strict=True):
+            self._keep(indices[start : start + self.batch_size], *batch)
+
     def _keep(self, rows: np.ndarray, images: Tensor, targets: Tensor, ids: list[str]) -> None:
         if not self.known.any():
             number = len(self.samples)

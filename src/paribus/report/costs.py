@@ -33,7 +33,7 @@ def costs(comparison: Comparison, cost: Cost) -> dict[str, float]:
     """{level: its cost, the median of its seeds}; empty where it says nothing.
 
     That is where the levels are about equal in it: less than 1.2 apart, or, of times, no more apart than their seeds.
-    And where runs were timed on different machines.
+    And where runs were timed on different machines, or some of them side by side.
     """
     found: dict[str, list[float]] = {}
     for level in comparison.levels:
@@ -42,7 +42,10 @@ def costs(comparison: Comparison, cost: Cost) -> dict[str, float]:
         if values and level.summary:
             found[level.label] = values
     made = {
-        tuple(run.result.get(key) for key in ("device", "processes", "threads"))
+        (
+            *(run.result.get(key) for key in ("device", "processes", "threads")),
+            cost.key == "seconds" and len(run.result.get("stacked_with") or ()),
+        )
         for run in comparison.runs
         if run.status == "done"
     }

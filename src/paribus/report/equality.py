@@ -17,6 +17,7 @@ MADE_WITH: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "device": lambda result: result.get("device"),
     "threads": lambda result: result.get("threads"),
     "processes": lambda result: result.get("processes"),
+    "replicates": lambda result: "stacked" if result.get("stacked_with") else "separate",
 }
 
 

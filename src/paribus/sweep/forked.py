@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -36,6 +36,7 @@ def server(config: DictConfig) -> Any:
     """The fork server's context; it is started with the first run, and imports what that one needs."""
     context = multiprocessing.get_context("forkserver")
     ready = [*READY]
+    ready += ["paribus.stacked.fit", "torch._decomp"] if config.get("replicates") == "stacked" else []
     ready += ["albumentations"] if any(config.augmentation.values()) else []
     ready += ["wandb"] if "WandB" in str(config.logger.get("_target_")) else []
     context.set_forkserver_preload(ready)
@@ -79,8 +80,11 @@ def _answer(function: Callable[..., Any], given: Any, share: dict[str, str], pip
         )
 
 
-def work(task: str, config: DictConfig, share: dict[str, str], console: str, pipe: Connection) -> None:
-    """What a forked process does: the run, and a word on how it ended."""
+def work(
+    task: str, configs: Sequence[DictConfig], share: dict[str, str], console: str, pipe: Connection
+) -> None:
+    """What a forked process does: the run, and a word on how it ended; of several runs what together() returns."""
+    config = configs[0]
     os.setsid()
     with open(console, "ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
@@ -95,9 +99,16 @@ def work(task: str, config: DictConfig, share: dict[str, str], console: str, pip
     from hydra.types import HydraContext
 
     HydraConfig.instance().set_config(config)
-    function = getattr(sys.modules["__main__"], task)
+    function: Any = getattr(sys.modules["__main__"], task)
+    function = getattr(function, "__wrapped__", function)  # as it was before @hydra.main
+    if len(configs) > 1:
+        from paribus.sweep.together import together
+
+        def function(_: DictConfig) -> Any:
+            return together(configs)
+
     returned = run_job(
-        task_function=getattr(function, "__wrapped__", function),  # as it was before @hydra.main
+        task_function=function,
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",

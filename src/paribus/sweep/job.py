@@ -1,6 +1,7 @@
 """One run of a sweep: its config, its process, and what it came to."""
 
 import copy
+import logging
 import os
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from paribus.record import BusyError, busy, gave_up, known_result
 from paribus.results import read_json
 from paribus.sweep.forked import GROUP, server, work
 
+log = logging.getLogger(__name__)
+
 PATIENCE = 60.0  # seconds that a run has to write its checkpoint when it is told to end
 # In the environment of a fresh process: its input ends with the process that started it, and so does the run.
 TIED = "PARIBUS_TIED"
@@ -40,6 +43,8 @@ class Job:
     composed: Any = None  # from when its turn has come
     folder: Path = Path()
     gpu: str | None = None
+    mates: list["Job"] = field(default_factory=list)  # that are made in the same process
+    apart: bool = False  # never with others
     alone: bool = False  # on several devices, or not by our launcher: in a fresh process
     script: str = field(default_factory=lambda: os.path.abspath(sys.argv[0]))
     process: Any = None
@@ -121,7 +126,7 @@ class Job:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
             target=work,
-            args=(task.__name__, self.composed, share, str(console), theirs),
+            args=(task.__name__, [job.composed for job in (self, *self.mates)], share, str(console), theirs),
             name=self.folder.name,
         )
         self.process.start()
@@ -144,8 +149,28 @@ class Job:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def conclude(self) -> bool:
-        """Takes down how a run ended; false if another process had it, and it must be looked at again."""
+    def ends(self) -> list[tuple["Job", bool]]:
+        """Of each run of the process whether it has ended, and how is taken down; else it must be looked at again."""
+        if not self.mates:
+            return [(self, self.conclude())]
+        said, code = self._heard()
+        jobs, self.mates = [self, *self.mates], []
+        why, values = said[1] if said and said[0] is None else (said and said[0][1], [None] * len(jobs))
+        if why is None and not said:
+            why = _words(code, self.folder)
+        if why is not None and not self.told:
+            log.info("%s, not stacked: %s", self.level, why)
+        for job, value in zip(jobs, values, strict=True):
+            job.apart = why is not None
+            if value is not None:
+                job.done(value[0])
+            elif self.told:
+                gave_up(job.folder, "TimeoutError", self.told)
+                job.failed(FailedRunError(self.told))
+        return [(job, value is not None or bool(self.told)) for job, value in zip(jobs, values, strict=True)]
+
+    def _heard(self) -> tuple[Any, int | None]:
+        """What the process said last, and its exit code; nothing is left of it."""
         said: Any = None
         if self.pipe is not None:
             with suppress(EOFError, OSError):
@@ -154,6 +179,11 @@ class Job:
         self.sweep_up()
         code = self.exit_code()
         self.process = None  # its number may be another's from now on
+        return said, code
+
+    def conclude(self) -> bool:
+        """Takes down how a run ended; false if another process had it, and it must be looked at again."""
+        said, code = self._heard()
         if self.alone and code and busy(self.folder):
             return False
         if said is not None and said[0] is None:

@@ -7,6 +7,7 @@ DDP starts the script again for each device, and must find a single run there.
 """
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from paribus.config import LauncherConfig
 from paribus.record import busy
 from paribus.results import utc_now
 from paribus.sweep.job import Job, stop
+from paribus.sweep.mates import mates
 from paribus.sweep.plan import plan
 from paribus.sweep.slots import Slots
 from paribus.sweep.standing import Standing, count, failure, judged_by
@@ -59,14 +61,17 @@ def launch(
                     assert slots is not None
                     running.remove(job)
                     slots.give_back(job)
-                    if job.conclude():
-                        standing.ended(job.folder, judged_by(job.composed), failure(job.result))
-                    else:  # another process has it
-                        standing.gave_way(job.folder)
-                        ahead.append(job)
+                    for each, ended in job.ends():
+                        if ended:
+                            standing.ended(each.folder, judged_by(each.composed), failure(each.result))
+                        else:  # another process has it, or it is to be made by itself
+                            standing.gave_way(each.folder)
+                            ahead.append(each)
                 for job in [*ahead]:
                     if slots is not None and not slots.free:
                         break
+                    if job not in ahead:  # taken along
+                        continue
                     if job.composed is None:
                         job.compose(config, loader)
                     if busy(job.folder):  # made by another process
@@ -80,11 +85,18 @@ def launch(
                         continue
                     slots = slots or Slots(keys, typed)
                     ahead.remove(job)
+                    if typed.replicates == "stacked":
+                        job.mates = mates(
+                            job, typed, ahead, math.ceil((1 + len(ahead)) / slots.all), config, loader
+                        )
+                        ahead = [each for each in ahead if each not in job.mates]
                     running.append(job)
                     job.start(task, slots.take(job))
-                    standing.began(job.folder, job.composed.task.monitor)
+                    for each in (job, *job.mates):
+                        standing.began(each.folder, each.composed.task.monitor)
                 for job in running:
-                    if keys.timeout and not job.told and time.monotonic() - job.started > 60 * keys.timeout:
+                    most = 60 * (keys.timeout or 0) * (1 + len(job.mates))
+                    if keys.timeout and not job.told and time.monotonic() - job.started > most:
                         job.told = f"it took more than hydra.launcher.timeout={keys.timeout:g} minutes"
                         job.end(signal.SIGTERM)
                 standing.moved()

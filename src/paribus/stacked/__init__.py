@@ -1,0 +1,1 @@
+"""Seeds side by side: several networks of one form, trained as one."""
