@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "scripts" / "benchmarks"
-QUICK = {"segmentation_metrics", "startup"}  # the others take more than 10 s, most of it imports
+QUICK = {"startup"}  # the others take more than 10 s, most of it imports
 
 
 @pytest.fixture

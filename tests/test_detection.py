@@ -327,6 +327,7 @@ def test_coco_some_classes_only(tmp_path):
         CocoDetection(root=str(tmp_path), classes=["cube"]).split("train")
 
 
+@pytest.mark.slow
 def test_a_set_of_mostly_empty_images_trains_and_is_judged(tmp_path):
     voc(tmp_path / "set", splits=("train", "val"), each=12)
     for path in (tmp_path / "set" / "Annotations").iterdir():

@@ -44,13 +44,8 @@ def slurm(tmp_path_factory, monkeypatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        "slurm",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in (*PLUGINS, "basic") if name != "slurm"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [*PLUGINS, "basic"])
 def test_two_runs_are_made_and_then_found(tmp_path, slurm, launcher):
     sweep = [*SWEEP, "trainer.max_epochs=1", "seed=0,1", under(launcher)]
     done = succeeded(script("train", *sweep, cwd=tmp_path))

@@ -54,6 +54,7 @@ def example(answer, truth) -> Example:
     return Example(np.full((32, 32, 3), 90, np.uint8), truth, answer, "test/0")
 
 
+@pytest.mark.slow
 def test_nothing_imports_wandb_or_tensorboard_before_they_are_chosen():
     code = "import sys, paribus.loggers; print({'wandb', 'tensorboard'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -30,6 +30,7 @@ def test_a_plan_trains_nothing_and_knows_what_is_done(tmp_path):
     assert 0 < cost.seconds < 20 * Run.read(path).result["seconds"]
 
 
+@pytest.mark.slow
 def test_a_refused_run_is_refused_before_anything_is_trained(tmp_path):
     done = script("train", "-m", *SMALL, "model.dropout=0,high", "plan=true", cwd=tmp_path)
     assert done.returncode == 1

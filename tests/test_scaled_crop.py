@@ -103,6 +103,7 @@ def test_scales_the_wrong_way_round_are_refused():
         ScaledCrop(size=SIZE, scale=(2, 1))
 
 
+@pytest.mark.slow
 def test_a_segmenter_trains_on_crops(tmp_path):
     scenes = [
         "experiment=digit_scenes_unet",

@@ -84,7 +84,7 @@ def test_of_jobs_that_differ_in_numbers_alone_one_is_composed_ahead():
     loader = SimpleNamespace(
         load_sweep_config=lambda master_config, sweep_overrides: composed.append(sweep_overrides)
     )
-    sweeper = ParibusSweeper(None)
+    sweeper = object.__new__(ParibusSweeper)  # Hydra's search for plugins makes its own classes anew
     sweeper.hydra_context, sweeper.config = SimpleNamespace(config_loader=loader), {}
     rates = ("lr=1", "lr=0.1", "lr=1e-2", "lr=null")
     jobs = [

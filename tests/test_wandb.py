@@ -158,6 +158,7 @@ def kinds(there: Kept) -> list[str]:
     return sorted(f"{Path(name).parent}/*{Path(name).suffix}" for name in there.files if "media" in name)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_shown_as_failed(tmp_path, server, nobody):
     nobody()
     assert script(
