@@ -179,8 +179,9 @@ def test_ways_are_taken_in_turn_and_neighbours_compared(measure):
 def test_a_claim_holds_up_to_its_bound_and_the_exit_code_says_so(
     measure, capsys, found, bound, judged, said, code
 ):
-    measure.claim("a step", "a plain loop", found, bound, judged)
-    assert capsys.readouterr().out == f"{said} a_step:a_plain_loop {found:.4g} {bound}\n"
+    measure.claim("a step", "a plain loop", found, bound, judged, why="it waits")
+    why = "WHY it waits\n" if said == "FAIL" else ""
+    assert capsys.readouterr().out == f"{said} a_step:a_plain_loop {found:.4g} {bound}\n{why}"
     with pytest.raises(SystemExit) as ended:
         measure.end()
     assert ended.value.code == code
@@ -188,12 +189,14 @@ def test_a_claim_holds_up_to_its_bound_and_the_exit_code_says_so(
 
 def test_all_claims_come_into_one_table_and_what_was_not_measured_is_said(run_all, tmp_path, monkeypatch):
     (tmp_path / "one.py").write_text("print('a small table\\nPASS a_step:a_plain_loop 1.01 <=1.02')")
+    (tmp_path / "slow.py").write_text("print('FAIL a_batch:theirs 2 >=3\\nWHY it is the disk')")
     (tmp_path / "two.py").write_text("raise SystemExit('no such package')")
     monkeypatch.setattr(run_all, "HERE", tmp_path)
     assert run_all.programs(["two"]) == [tmp_path / "two.py"]
     results = {path.name: run_all.run(path) for path in run_all.programs([])}
     text = run_all.page(results, "0.1", "1.2")
     assert "| a step | a plain loop | 1.01 | <=1.02 | PASS |" in text
+    assert "| a batch | theirs | 2 | >=3 | FAIL: it is the disk |" in text
     assert "| two | ended with code 1 before it measured |  |  | FAIL |" in text
     assert "a small table" in text
     assert "load 0.1 before and 1.2 after" in text

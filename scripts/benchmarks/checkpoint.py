@@ -59,6 +59,7 @@ def main() -> None:
         ratio(found["torch.save"], found["ours"]),
         ">=10",
         not fast,
+        why="what is left is one copy of the weights and of the optimizer's numbers, at the speed of memory",
     )
     end()
 

@@ -5,7 +5,7 @@ one process tree, prints a small table of what it measured, and last a line for 
 
     PASS|FAIL|QUICK <claim>:<against> <ratio> <bound>
 
-with _ for spaces, and a bound such as >=5 or <=1.02. `--quick` takes tiny sizes and one round: the results are held to
+with _ for spaces, and a bound such as >=5 or <=1.02; below one that fails WHY and what is known of the reason. `--quick` takes tiny sizes and one round: the results are held to
 be equal, the bounds are not judged. The exit code is 1 if a claim does not hold.
 """
 
@@ -108,14 +108,16 @@ def table(measured: dict[str, list[float]], unit: str, factor: float = 1.0) -> N
     print()
 
 
-def claim(what: str, against: str, found: float, bound: str, judged: bool = True) -> None:
-    """Prints the line of a claim; bound: `>=5`, `<=1.02`."""
+def claim(what: str, against: str, found: float, bound: str, judged: bool = True, why: str = "") -> None:
+    """Prints the line of a claim; bound: `>=5`, `<=1.02`. why: what is known of the reason, where it does not hold."""
     holds = JUDGED[bound[:2]](float(found), float(bound[2:]))
     name = f"{what}:{against}".replace(" ", "_")
     if judged and not holds:
         FAILED.append(name)
     verdict = "QUICK" if not judged else "PASS" if holds else "FAIL"
     print(f"{verdict} {name} {found:.4g} {bound}", flush=True)
+    if verdict == "FAIL" and why:
+        print(f"WHY {why}", flush=True)
 
 
 def end() -> None:

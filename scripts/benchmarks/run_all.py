@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 OTHERS = {"measure.py", "ours.py", "run_all.py"}  # no benchmarks
 ALONE = {"many_nodes.py"}  # fills the machine for many minutes: on its own
 LINE = re.compile(r"(PASS|FAIL|QUICK) (\S+?):(\S+) (\S+) ([<>]=\S+)$")
+WHY = re.compile(r"WHY (.*)")
 ON_A_GPU = {  # claim: against, bound
     "CIFAR ResNet-18, bf16": ("DataLoader and Lightning; torchvision's loop", ">=5; >=3"),
     "seconds to 94 % of CIFAR-10": ("2.6 s published on an A100", "told"),
@@ -40,7 +41,7 @@ def programs(names: list[str]) -> list[Path]:
 
 
 def run(path: Path) -> tuple[str, list[tuple[str, ...]]]:
-    """What a program printed, and its claims: verdict, claim, against, ratio, bound."""
+    """What a program printed, and its claims: verdict, claim, against, ratio, bound, and why it fails."""
     print(f"\n== {path.name}", flush=True)
     environment = {
         **os.environ,
@@ -61,9 +62,14 @@ def run(path: Path) -> tuple[str, list[tuple[str, ...]]]:
         print(line, end="", flush=True)
         lines.append(line.rstrip())
     code = process.wait()
-    claims: list[tuple[str, ...]] = [found.groups() for line in lines if (found := LINE.match(line))]
+    claims: list[tuple[str, ...]] = []
+    for line in lines:
+        if found := LINE.match(line):
+            claims.append((*found.groups(), ""))
+        elif found := WHY.match(line):
+            claims[-1] = (*claims[-1][:-1], f": {found[1]}")
     if not claims:
-        claims = [("FAIL", path.stem, f"ended with code {code} before it measured", "", "")]
+        claims = [("FAIL", path.stem, f"ended with code {code} before it measured", "", "", "")]
     return "\n".join(lines), claims
 
 
@@ -85,8 +91,8 @@ def page(results: dict[str, tuple[str, list[tuple[str, ...]]]], before: str, aft
         "|---|---|---|---|---|",
     ]
     for _, claims in results.values():
-        for verdict, what, against, found, bound in claims:
-            lines.append(f"| {_words(what)} | {_words(against)} | {found} | {bound} | {verdict} |")
+        for verdict, what, against, found, bound, why in claims:
+            lines.append(f"| {_words(what)} | {_words(against)} | {found} | {bound} | {verdict}{why} |")
     for what, (against, bound) in ON_A_GPU.items():
         lines.append(f"| on a GPU: {what} | {against} | | {bound} | not measured |")
     for name, (printed, _) in results.items():

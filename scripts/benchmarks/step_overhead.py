@@ -264,7 +264,8 @@ def tiny(quick: bool) -> None:
     plain, own, logged, watched, both = found.values()
     over = statistics.median(1e3 * (a - b) for a, b in zip(own, plain, strict=True))
     times = statistics.median((a - c) / (b - c) for a, b, c in zip(logged, own, plain, strict=True))
-    measure.claim("step of a tiny network, ms over", "a plain loop", over, "<=0.45", not quick)
+    left = "what is left is Lightning's own loop, whose step enters and leaves 40 hooks"
+    measure.claim("step of a tiny network, ms over", "a plain loop", over, "<=0.45", not quick, left)
     measure.claim("overhead of a step, loss logged", "idiomatic Lightning", times, ">=1", not quick)
     measure.claim(
         "step, loss and four metrics logged",
@@ -272,6 +273,7 @@ def tiny(quick: bool) -> None:
         measure.ratio(both, watched),
         ">=5",
         not quick,
+        left,
     )
 
 
