@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 
 from paribus.tasks.base import Batch, Task
+from paribus.tasks.summed import Summed
 
 
 class Networks:
@@ -75,7 +75,7 @@ class Seat:
         return getattr(self.trainer, name)
 
 
-class Stack(LightningModule):
+class Stack(Summed):
     """What Lightning trains in the place of K tasks; each of them logs, is judged and ends up as if it were alone.
 
     Batches are (images ``[K, B, C, H, W]``, targets ``[K, B]``, K x B ids), judged ones as ever. The metrics that
@@ -87,20 +87,9 @@ class Stack(LightningModule):
     networks: Networks
 
     def __init__(self, tasks: Sequence[Task], loggers: Sequence[list[Any]]):
-        super().__init__()
+        super().__init__(tasks[0].log_every)
         self.tasks: Any = nn.ModuleList(tasks)
         self.loggers_of = loggers
-        self.log_every = tasks[0].log_every
-        self.sums: dict[str, Tensor] = {}  # [K] each, since the last log row
-        self.summed = 0
-        self.recent: list[tuple[dict[str, Tensor], list[str]]] = []
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # As Task has it: Lightning sets this 40 times a step.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def setup(self, stage: str) -> None:
         for place, (task, loggers) in enumerate(zip(self.tasks, self.loggers_of, strict=True)):
@@ -147,26 +136,7 @@ class Stack(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.networks.losses(batch[0], batch[1])
-        several = len(losses) > 1
-        loss = torch.stack(list(losses.values())).sum(0) if several else next(iter(losses.values()))
-        named = {"loss": loss, **(losses if several else {})}
-        values = {name: value.detach() for name, value in named.items()}
-        for name, value in values.items():
-            kept = self.sums.get(name)
-            self.sums[name] = value if kept is None else kept + value
-        self.summed += 1
-        self.recent.append((values, batch[2]))
-        return loss.sum()  # a network's weights are in its own loss alone
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self._flush_if_due()
-
-    def on_train_epoch_end(self) -> None:
-        self.flush()
-
-    def _flush_if_due(self) -> None:
-        if self.summed >= self.log_every * self.trainer.accumulate_grad_batches:
-            self.flush()
+        return self.add(losses, batch[2]).sum()  # a network's weights are in its own loss alone
 
     def flush(self) -> None:
         """Has each task write its row; raises DivergedError where one's losses are not finite."""
@@ -181,15 +151,6 @@ class Stack(LightningModule):
             ]
             task.flush()
         self.sums, self.summed, self.recent = {}, 0, []
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._flush_if_due()  # as Task does, and for its reasons
-        if not all(torch.isfinite(value).all() for value in self.sums.values()):
-            self.flush()
-        checkpoint["sums"], checkpoint["summed"] = self.sums, self.summed
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.sums, self.summed = checkpoint["sums"], checkpoint["summed"]
 
     # --- judging -----------------------------------------------------------------------------------
 

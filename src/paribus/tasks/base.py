@@ -2,10 +2,6 @@
 
 A subclass says how the model's answer is compared with the truth (``compare``) and what is decided on it
 (``decide``); the base class holds the steps, the metrics, the log rows and the parameter groups.
-
-Nothing goes through ``self.log`` in a training step: each call costs 0.3 ms, whatever
-``log_every_n_steps`` says. Losses are summed on the device and written every ``log_every`` steps, the
-only moments at which the host waits for the device.
 """
 
 import math
@@ -14,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -23,11 +18,12 @@ from paribus.models.backbones import depths, freeze_stages
 from paribus.models.normalization import freeze_batch_norms
 from paribus.optimizers import parameter_groups
 from paribus.tasks.diverged import DivergedError, diverged
+from paribus.tasks.summed import Summed
 
 Batch = tuple[Any, Any, list[str]]  # images, targets, ids
 
 
-class Task(LightningModule, ABC):
+class Task(Summed, ABC):
     """Steps, metrics and optimizer around a model.
 
     Args:
@@ -67,7 +63,7 @@ class Task(LightningModule, ABC):
         log_every: int = 50,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(log_every)
         self.seed = seed
         self.target, self.monitor, self.mode = target, monitor, mode
         self.model = model
@@ -76,12 +72,7 @@ class Task(LightningModule, ABC):
         self.per_class: dict[str, dict[str, list]] = {}  # split -> table, after a split was judged
         self.make_optimizer, self.scheduler = optimizer, scheduler
         self.backbone_lr_factor, self.layer_decay = backbone_lr_factor, layer_decay
-        self.decay_norm_and_bias, self.log_every = decay_norm_and_bias, log_every
-        self.sums: dict[str, Tensor] = {}  # of the losses since the last log row
-        self.summed = 0
-        self.recent: list[
-            tuple[dict[str, Tensor], list[str]]
-        ] = []  # the losses and the ids of each batch since then
+        self.decay_norm_and_bias = decay_norm_and_bias
         backbone: Any = model.backbone
         self.frozen = freeze_stages(backbone, freeze)
         if freeze_norm:
@@ -95,14 +86,6 @@ class Task(LightningModule, ABC):
         self.members = len(getattr(model, "members", [model]))  # see models/ensemble.py
         self.held = [p for p in backbone.parameters() if p.requires_grad] if self.head_only else []
         self.head_steps: float = head_first  # in steps, as soon as their number is known
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes every hook that it enters and leaves, 40 times a step, and a module looks each time whether
-        # that is a parameter: 0.1 ms.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     # --- what a task says --------------------------------------------------------------------------
 
@@ -177,31 +160,12 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch if self.members == 1 else _repeated(batch, self.members))
-        several = len(losses) > 1
-        loss = torch.stack(list(losses.values())).sum() if several else next(iter(losses.values()))
-        named = {"loss": loss, **(losses if several else {})}
-        values = {name: value.detach() for name, value in named.items()}
-        for name, value in values.items():
-            kept = self.sums.get(name)
-            self.sums[name] = value if kept is None else kept + value
-        self.summed += 1
-        self.recent.append((values, batch[2]))
-        return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self._flush_if_due()
+        return self.add(losses, batch[2])
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if self.head_only:  # without a gradient, nothing moves: no momentum, no decay
             for parameter in self.model.backbone.parameters():  # type: ignore[union-attr]  # FSDP has put others there
                 parameter.grad = None
-
-    def on_train_epoch_end(self) -> None:
-        self.flush()
-
-    def _flush_if_due(self) -> None:
-        if self.summed >= self.log_every * self.trainer.accumulate_grad_batches:
-            self.flush()
 
     def flush(self) -> None:
         """Writes the mean losses since the last row; raises DivergedError if they are not finite."""
@@ -224,16 +188,6 @@ class Task(LightningModule, ABC):
     def _write(self, row: dict[str, float]) -> None:
         for logger in self.trainer.loggers:
             logger.log_metrics({**row, "epoch": self.current_epoch}, self.trainer.global_step)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._flush_if_due()  # checkpoints are written before on_train_batch_end comes to this module
-        # What is lost is not kept for a run to go on from. Several processes find out together, in flush().
-        if self.trainer.world_size == 1 and not all(torch.isfinite(value) for value in self.sums.values()):
-            raise self._diverged()
-        checkpoint["sums"], checkpoint["summed"] = self.sums, self.summed
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.sums, self.summed = checkpoint["sums"], checkpoint["summed"]
 
     def configure_optimizers(self) -> Any:
         settings = self.make_optimizer.keywords
