@@ -16,7 +16,7 @@ import albumentations as A  # isort: skip  # after paribus, which keeps it from 
 import numpy as np
 import torch
 
-from paribus.data.batched import Color, Flip, keys, uniform
+from paribus.data.batched import Color, Flip, augmented, keys
 from paribus.data.samples import Sample
 from paribus.data.scaled_crop import ScaledCrop
 from paribus.device import keep_memory
@@ -66,8 +66,7 @@ def on_device(images: torch.Tensor) -> torch.Tensor:
     """The changes of a batch, and its normalization."""
     drawn = keys(0, 0, [str(i) for i in range(len(images))], images.device)
     targets: object = torch.zeros(len(images), *images.shape[2:], dtype=torch.uint8)
-    for place, change in enumerate([Flip(), Color(**COLOR)]):
-        images, targets = change(images, targets, uniform(drawn, place, change.draws))
+    images, _ = augmented(images, targets, [Flip(), Color(**COLOR)], drawn)
     mean, std = (255 * torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     return images.float().sub_(mean).div_(std)
 

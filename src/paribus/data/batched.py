@@ -38,6 +38,13 @@ def uniform(keys: Tensor, place: int, number: int) -> Tensor:
     return (x >> 40 & (1 << 24) - 1).float() * 2.0**-24
 
 
+def augmented(images: Tensor, targets: Any, changes: Sequence[Any], drawn: Tensor) -> tuple[Tensor, Any]:
+    """A batch after one change and the next. drawn: the samples' `keys`."""
+    for place, change in enumerate(changes):
+        images, targets = change(images, targets, uniform(drawn, place, change.draws))
+    return images, targets
+
+
 class Flip:
     """Left and right swapped in a share p of the samples; masks and boxes with their images."""
 

@@ -13,7 +13,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from paribus.data.batched import keys, uniform
+from paribus.data.batched import augmented, keys
 from paribus.data.batches import Order, Samples
 from paribus.data.frequencies import Frequencies, count
 from paribus.data.remembered import remembered
@@ -317,8 +317,7 @@ class DataModule(LightningDataModule):
         images, targets, ids = batch
         if self.on_device and self.trainer is not None and self.trainer.training:
             drawn = keys(self.seed, self.trainer.current_epoch, ids, images.device)
-            for place, change in enumerate(self.on_device):
-                images, targets = change(images, targets, uniform(drawn, place, change.draws))
+            images, targets = augmented(images, targets, self.on_device, drawn)
         images = self.normalize(images)
         if self.scales is not None and self.trainer is not None and self.trainer.training:
             # By the step, which a checkpoint restores and every process knows.

@@ -9,7 +9,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import Sampler
 
-from paribus.data.batched import keys, uniform
+from paribus.data.batched import augmented, keys
 from paribus.data.batches import Order, Samples
 from paribus.data.module import DataModule
 from paribus.data.resident import ResidentLoader
@@ -69,8 +69,7 @@ class Joined(LightningDataModule):
                     for i, one in enumerate(self.each)
                 ]
             )
-            for place, change in enumerate(first.on_device):
-                images, targets = change(images, targets, uniform(drawn, place, change.draws))
+            images, targets = augmented(images, targets, first.on_device, drawn)
         images = first.normalize(images)
         return images.unflatten(0, (number, -1)), targets.unflatten(0, (number, -1)), ids
 
