@@ -22,13 +22,20 @@ def remembered(what: str, reader: Reader, split: Split, find: Callable[[], Any],
     """
     if not hasattr(split, "files"):
         return find()
-    key = content(reader, split)
-    folder = cache_folder(what)
-    known = folder / f"{key.hexdigest()[:32]}.json"
-    if not known.is_file():
+
+    def read() -> Any:
         log.info(notice)
+        return find()
+
+    return kept(what, content(reader, split).hexdigest(), read)
+
+
+def kept(what: str, key: str, find: Callable[[], Any]) -> Any:
+    """What ``find`` returns, or has returned before for the same key; as JSON gives it back."""
+    known = cache_folder(what) / f"{key[:32]}.json"
+    if not known.is_file():
         found = json.dumps(find())
-        folder.mkdir(parents=True, exist_ok=True)
+        known.parent.mkdir(parents=True, exist_ok=True)
         part = known.with_suffix(f".{os.getpid()}")
         part.write_text(found)
         part.replace(known)

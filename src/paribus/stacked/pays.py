@@ -16,9 +16,8 @@ from torch import Tensor
 
 from paribus.callbacks import wait
 from paribus.config import TrainConfig
-from paribus.data.remembered import cache_folder
+from paribus.data.remembered import kept
 from paribus.device import device_name
-from paribus.results import write_text
 from paribus.stacked.step import Networks
 
 ROUNDS, STEPS = 5, 2  # that are timed in turn, so that a moment in which the machine is busy decides nothing
@@ -32,20 +31,21 @@ def why_slower(config: TrainConfig, number: int, tasks: Callable[[], Sequence[An
 
     tasks: makes them, where that was not found before.
     """
-    file = cache_folder("stacked") / f"{_key(config, number)}.json"
-    if not file.is_file():
+
+    def find() -> float | str:
         data = config.data
         shape = data["batch_size"], data.get("channels", 3), *data["size"]
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
-        found = measured(tasks(), shape, device)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps({"times": found} if isinstance(found, float) else {"words": found}))
-    known = json.loads(file.read_text())
-    if "words" in known:
-        return known["words"]
-    if known["times"] >= WORTH:
-        return None
-    return f"{number} side by side take {1 / known['times']:.2f} times as long as one after another"
+        return measured(tasks(), shape, device)
+
+    found = kept("side_by_side", _key(config, number), find)
+    if isinstance(found, str):
+        return found
+    return (
+        None
+        if found >= WORTH
+        else f"{number} side by side take {1 / found:.2f} times as long as one after another"
+    )
 
 
 def measured(tasks: Sequence[Any], shape: Sequence[int], device: torch.device) -> float | str:
@@ -121,4 +121,4 @@ def _key(config: TrainConfig, number: int) -> str:
     on = (t.accelerator, device_name(t), platform.processor(), torch.get_num_threads(), torch.__version__)
     task = {key: whole["task"].get(key) for key in ("freeze", "freeze_norm", "label_smoothing")}
     said = [whole["backbone"], whole["model"], task, whole["optimizer"]["_target_"], number, seen, on]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
