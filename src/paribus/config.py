@@ -52,9 +52,7 @@ class TrainerConfig:
         False  # precision and channels_last by a few steps of each, kept for this network and device
     )
     compile: bool = False  # by torch.compile: a minute or more at first, then faster steps on GPUs
-    cuda_graphs: bool = (
-        False  # of compile: a network's kernels are started all at once, which small ones gain by
-    )
+    cuda_graphs: bool = False  # of compile: all kernels are started at once, which small networks gain by
     checkpoint_activations: bool = False  # compute a backbone's blocks twice: less memory, more time
     validate_every: int = 1  # epochs
     checkpoint_every: int | None = None  # steps, besides after every validation

@@ -1,6 +1,5 @@
 """What the machine gives a run: threads, a device, memory."""
 
-import ctypes
 import os
 import platform
 import resource
@@ -86,6 +85,8 @@ def keep_memory() -> None:
     anew: 7,000 pages in a step of ResNet-18 in float32, a tenth of its time, and three quarters of what it takes to make
     a batch of floats. Other systems' allocators are left as they are.
     """
+    import ctypes
+
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         for option in (-3, -1):  # M_MMAP_THRESHOLD, from where on a block is mapped; M_TRIM_THRESHOLD

@@ -150,9 +150,7 @@ class Record:
         self._end("done", found)
 
     def failed(self, error: BaseException) -> None:
-        """``interrupted`` for Ctrl-C and signals, which can be resumed; ``failed`` for the rest. What is done stays so."""
-        if self.result["status"] == "done":
-            return
+        """``interrupted`` for Ctrl-C and signals, which can be resumed; ``failed`` for the rest."""
         if isinstance(error, KeyboardInterrupt | SystemExit):
             self.interrupted()
             return
@@ -164,15 +162,16 @@ class Record:
             log.warning("%s cannot be written; it still says `running`", self.path)
 
     def interrupted(self) -> None:
-        """A run that is done stays so."""
-        if self.result["status"] != "done":
-            self._end("interrupted", {})
+        self._end("interrupted", {})
 
     def alone(self, spent: float) -> None:
         """So many seconds are its own of what was done together, which is over."""
         self.before, self.together, self.start = self.before + spent, 1, time.perf_counter()
 
     def _end(self, status: str, found: dict[str, Any]) -> None:
+        """A run that is done stays so."""
+        if self.result["status"] == "done":
+            return
         spent = (time.perf_counter() - self.start) / self.together
         seconds = {"seconds": self.before + spent}  # of all that was interrupted too
         ended = self.result | {"status": status, "finished": results.utc_now(), **found, **seconds}

@@ -5,6 +5,8 @@ from typing import Any
 
 import albumentations as A
 import numpy as np
+from albumentations.core.transforms_interface import BaseTransformInitSchema
+from albumentations.core.type_definitions import Targets
 
 from paribus.data.geometry import resize, resize_nearest
 
@@ -20,12 +22,11 @@ class ScaledCrop(A.DualTransform):
     size: (height, width) of the crop. scale: least and largest.
     """
 
-    _targets = (A.core.transforms_interface.Targets.IMAGE, A.core.transforms_interface.Targets.MASK,
-                A.core.transforms_interface.Targets.BBOXES)  # fmt: skip
+    _targets = (Targets.IMAGE, Targets.MASK, Targets.BBOXES)
 
     class InitSchema(
-        A.core.transforms_interface.BaseTransformInitSchema
-    ):  # what this is not checked by, it takes
+        BaseTransformInitSchema
+    ):  # by which albumentations knows its own parameters from mistakes
         size: Sequence[int]
         scale: Sequence[float]
 

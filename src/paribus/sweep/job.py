@@ -155,9 +155,11 @@ class Job:
             return [(self, self.conclude())]
         said, code = self._heard()
         jobs, self.mates = [self, *self.mates], []
-        why, values = said[1] if said and said[0] is None else (said and said[0][1], [None] * len(jobs))
-        if why is None and not said:
-            why = _words(code, self.folder)
+        if said is None:
+            why, values = _words(code, self.folder), [None] * len(jobs)
+        else:
+            error, answer = said
+            why, values = answer if error is None else (error[1], [None] * len(jobs))
         if why is not None and not self.told:
             log.info("%s, not stacked: %s", self.level, why)
         for job, value in zip(jobs, values, strict=True):
