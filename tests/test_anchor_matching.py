@@ -19,7 +19,7 @@ from paribus.models.detection.anchor_matching import (
     overlaps,
 )
 from paribus.models.detection.assignment import padded
-from test_losses import Waits
+from waits import Waits
 
 
 def boxes(count, generator, size=64):

@@ -3,7 +3,7 @@ import torch
 
 from boxes import EMPTY
 from paribus.models.detection.assignment import assign, near, padded
-from test_losses import Waits
+from waits import Waits
 
 
 def objects(*counts):

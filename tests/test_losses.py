@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from paribus.losses import binary_cross_entropy, cross_entropy, dice, focal, lovasz
+from waits import Waits
 
 
 def batch(shape, ignored=0.3):
@@ -322,24 +322,6 @@ def test_half_precision_and_layouts_change_nothing(name):
     assert loss.dtype == torch.float32
     assert loss == OF_MASKS[name](half.float(), target)
     assert OF_MASKS[name](half.to(memory_format=torch.channels_last), target.to(torch.uint8)) == loss
-
-
-class Waits(TorchDispatchMode):
-    """Notes the operations for which the host waits for a device, and boolean indexing."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        boolean = name.startswith("index") and any(
-            i is not None and i.dtype == torch.bool
-            for i in (args[1] if isinstance(args[1], list | tuple) else ())
-        )
-        if name in ("_local_scalar_dense", "nonzero", "_unique2", "bincount", "masked_select") or boolean:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", OF_MASKS)

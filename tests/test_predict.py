@@ -19,6 +19,7 @@ from paribus.examples import Examples
 from paribus.metrics.matching import wrong_and_missed
 from paribus.pictures import sure
 from paribus.results import read_json
+from paribus.trainer import shared_settings
 from paribus.windows import slide
 
 LENGTHS = "data.reader.lengths={train: 96, val: 8, test: 12}"
@@ -90,7 +91,7 @@ class Decisions(Callback):
 def evaluated(run: Path, *callbacks: Callback) -> list:
     (parts, config), decisions = loaded(run), Decisions()
     trainer = Trainer(
-        **train.shared_settings(config.trainer),
+        **shared_settings(config.trainer),
         logger=False,
         callbacks=[decisions, *callbacks],
         enable_checkpointing=False,

@@ -11,7 +11,7 @@ from paribus.models.detection.assignment import padded
 from paribus.models.detection.detector import Seen
 from paribus.models.detection.yolo import YOLO, decoded
 from paribus.profile.complexity import count
-from test_losses import Waits
+from waits import Shapes, Waits
 
 
 def model_of(classes=3, **more):
@@ -135,18 +135,12 @@ def test_shapes_of_a_training_step_do_not_depend_on_the_objects():
     images, targets = scenes(2)
     shapes = []
 
-    class Shapes(Waits):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = super().__torch_dispatch__(func, types, args, kwargs)
-            shapes[-1].append((func.overloadpacket.__name__, tuple(getattr(result, "shape", ()))))
-            return result
-
     cells = decoded(model.see(images), model.pyramid.levels)
     for batch in (targets, [targets[0], EMPTY], [EMPTY, EMPTY]):
         table = padded(batch)
-        shapes.append([])
-        with Shapes():
+        with Shapes() as noted:
             model.assigned(cells, table)
+        shapes.append(noted.shapes)
     assert shapes[0] == shapes[1] == shapes[2]
 
 

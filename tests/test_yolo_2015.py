@@ -7,8 +7,8 @@ from torch import nn
 from boxes import EMPTY, average_precision_50, learned, scenes
 from paribus.models.backbones.convnet import ConvNet
 from paribus.models.detection.yolo_2015 import YOLO2015
-from test_losses import Waits
 from test_yolo import overlap
+from waits import Waits
 
 
 def model_of(classes=3, **more):
