@@ -28,6 +28,7 @@ from paribus.data.module import DataModule
 from paribus.data.samples import Sample
 from paribus.metrics.classification import ClassificationMetrics
 from paribus.metrics.segmentation import SegmentationMetrics
+from small_data import Arrays
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 BATCH, CLASSES = 64, tuple("abcdefghij")
@@ -37,26 +38,20 @@ SMALL = [
 ]
 
 
-class Made:
-    """A reader of a set of any length."""
+class Made(Arrays):
+    """A reader of a set of any length, of which few images lie in memory."""
 
-    target, classes, palette = "label", CLASSES, None
+    classes = CLASSES
 
     def __init__(self, length: int):
+        super().__init__(np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8))
         self.length = length
-        self.images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
-
-    def split(self, name: str) -> "Made":
-        return self
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(self.images[index % 64], index % len(CLASSES), str(index))
-
-    def problems(self) -> list[Any]:
-        return []
 
 
 def resident_memory() -> int:

@@ -18,7 +18,7 @@ from paribus.build import Parts, build
 from paribus.checks import check
 from paribus.config import CONF, TrainConfig, register
 from paribus.device import check_device, set_threads
-from paribus.train import make_trainer, quiet
+from paribus.trainer import make_trainer, quiet
 
 Batch = tuple[torch.Tensor, Any, list[str]]
 

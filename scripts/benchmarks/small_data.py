@@ -28,7 +28,8 @@ SIZE = (BATCH, 3, 32, 32)
 class Arrays:
     """A reader of a set that lies in memory."""
 
-    target, classes, palette = "label", ("a", "b"), None
+    target, palette = "label", None
+    classes: tuple[str, ...] = ("a", "b")
 
     def __init__(self, images: np.ndarray):
         self.images = images

@@ -32,7 +32,7 @@ from paribus.loggers import Csv
 from paribus.results import Run, curves
 from paribus.stacked import pays
 from paribus.stacked.fit import Training
-from paribus.train import make_trainer, quiet
+from paribus.trainer import make_trainer, quiet
 
 SEEDS = 8
 SET = ["data.size=[16,16]", "data.batch_size=16", "trainer.progress=false", "trainer.threads=1"]

@@ -93,8 +93,8 @@ def trial(config: TrainConfig) -> float | None:
     set_threads(config.trainer)
     from lightning import Callback, seed_everything
 
-    from paribus import train
     from paribus.callbacks import wait
+    from paribus.trainer import few_steps, quiet
 
     class Clock(Callback):
         def __init__(self) -> None:
@@ -104,13 +104,13 @@ def trial(config: TrainConfig) -> float | None:
             wait(module.device)
             self.ends.append(time.perf_counter())
 
-    train.quiet()
+    quiet()
     seed_everything(config.seed, workers=True, verbose=False)
     clock = Clock()
     try:
         parts = build(replace(config, logger={}))
         parts.data.open("train")
-        trainer = train.trial(config.trainer, callbacks=[clock], max_steps=STEPS, limit_val_batches=0)
+        trainer = few_steps(config.trainer, callbacks=[clock], max_steps=STEPS, limit_val_batches=0)
         trainer.fit(parts.task, parts.data)
     except RuntimeError:  # an operation that the precision lacks, memory
         return None

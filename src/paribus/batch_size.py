@@ -97,18 +97,18 @@ def trial(config: TrainConfig, images: int, memory: int) -> bool:
     set_threads(config.trainer)
     from lightning import seed_everything
 
-    from paribus import train
     from paribus.parallel import prepared
+    from paribus.trainer import few_steps, quiet
     from paribus.trouble import of_memory
 
     t = config.trainer
-    train.quiet()
+    quiet()
     seed_everything(config.seed, workers=True, verbose=False)
     data = {**config.data, "batch_size": images * t.accumulate}
     with tempfile.TemporaryDirectory() as folder:
         parts = build(replace(config, data=data, logger={}), Path(folder))
         parts.data.open("train")
-        trainer = train.trial(t, max_steps=2, accumulate_grad_batches=t.accumulate, limit_val_batches=0)
+        trainer = few_steps(t, max_steps=2, accumulate_grad_batches=t.accumulate, limit_val_batches=0)
         if t.accelerator == "cpu":
             taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_DATA, (taken + memory, resource.RLIM_INFINITY))

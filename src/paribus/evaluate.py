@@ -16,7 +16,8 @@ from paribus import results
 from paribus.build import Parts
 from paribus.config import ConfigError, EvaluateConfig, TrainConfig
 from paribus.restore import masks_as, one_device, restored, run_config, without_data_set
-from paribus.train import CHECKPOINT, judge, quiet
+from paribus.train import CHECKPOINT, judge
+from paribus.trainer import quiet
 
 log = logging.getLogger(__name__)
 

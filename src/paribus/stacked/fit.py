@@ -18,7 +18,7 @@ from paribus.stacked.batches import Joined
 from paribus.stacked.files import CheckpointOf, FilesOfEach, OfEach
 from paribus.stacked.pays import why_slower
 from paribus.stacked.step import Stack
-from paribus.train import quiet, trainer_of
+from paribus.trainer import quiet, trainer_of
 
 log = logging.getLogger(__name__)
 

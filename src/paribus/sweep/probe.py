@@ -38,7 +38,7 @@ def probe(config: TrainConfig) -> Cost:
     set_threads(config.trainer)
     from lightning import Callback, seed_everything
 
-    from paribus.train import quiet, trial
+    from paribus.trainer import few_steps, quiet
 
     class Clock(Callback):
         """When each batch ended."""
@@ -63,7 +63,7 @@ def probe(config: TrainConfig) -> Cost:
         parts = build(replace(config, logger={}), Path(folder))
         parts.data.open("train", "val", *(["test"] if config.test else []))
         opened = time.perf_counter() - start
-        trainer = trial(
+        trainer = few_steps(
             t,
             callbacks=[clock],
             max_epochs=t.max_epochs,
