@@ -51,6 +51,7 @@ def trainer_of(t: TrainerConfig, **parts: Any) -> Any:
 
 def shared_settings(t: TrainerConfig) -> dict[str, Any]:
     """What training and judging tell Lightning alike."""
+    from paribus.callbacks import Unprofiled
     from paribus.parallel import strategy
 
     return {
@@ -63,6 +64,7 @@ def shared_settings(t: TrainerConfig) -> dict[str, Any]:
         "use_distributed_sampler": False,  # Lightning's repeats samples; DataModule shares them out exactly
         "enable_progress_bar": False,
         "enable_model_summary": False,
+        "profiler": Unprofiled(),
     }
 
 
