@@ -153,6 +153,18 @@ def test_normalization():
     torch.testing.assert_close(gray.normalize(pixels).item(), 102 / 255)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("images", [(4, 3, 12, 20), (1, 3, 1, 1), (0, 3, 5, 7)])
+def test_normalization_is_the_same_in_both_layouts(channels, images):
+    drawn = torch.randint(256, images, dtype=torch.uint8)
+    keys = {"channels": channels, "mean": [0.5, 0.25, 0.1][:channels], "std": [0.5, 0.25, 1.0][:channels]}
+    plain = module(DigitScenes(target="label"), **keys).normalize(drawn)
+    for given in (drawn, drawn.to(memory_format=torch.channels_last)):
+        last = module(DigitScenes(target="label"), channels_last=True, **keys).normalize(given)
+        assert torch.equal(last, plain)
+        assert last.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_what_is_wrong_is_found_before_training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     class_folders(tmp_path / "set")

@@ -157,12 +157,14 @@ def _flipped(images: Tensor, chosen: Tensor) -> Tensor:
 def _window(images: Tensor, starts: Sequence[Tensor], most: Sequence[int], fill: int) -> Tensor:
     """Of images ``[B, C, H, W]`` padded by `most`, the H x W that begin at `starts`."""
     height, width = images.shape[-2:]
-    padded = F.pad(images, (most[1], most[1], most[0], most[0]), value=fill)
     if images.device.type == "cpu" and height * width > LARGE:
-        found = torch.empty_like(images)
-        for i, (y, x) in enumerate(zip(*(start.tolist() for start in starts), strict=True)):
-            found[i] = padded[i, :, y : y + height, x : x + width]
+        found = torch.full_like(images, fill)
+        for i, (top, left) in enumerate(zip(*(start.tolist() for start in starts), strict=True)):
+            down, right = top - most[0], left - most[1]  # of the window against the image
+            seen = images[i, :, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+            found[i, :, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)] = seen
         return found
+    padded = F.pad(images, (most[1], most[1], most[0], most[0]), value=fill)
     windows = padded.permute(0, 2, 3, 1).unfold(1, height, 1).unfold(2, width, 1)
     return windows[torch.arange(len(images), device=images.device), starts[0], starts[1]]
 
