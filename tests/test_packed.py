@@ -15,7 +15,7 @@ from paribus.data.classification import ClassFolders
 from paribus.data.detection import CocoDetection
 from paribus.data.digit_scenes import DigitScenes
 from paribus.data.module import DataModule
-from paribus.data.packed import pack
+from paribus.data.packed import Packed, pack
 from paribus.data.samples import DataError, Sample
 from paribus.data.segmentation import MaskFolders
 from paribus.data.threads import AHEAD, HELD
@@ -330,3 +330,15 @@ def test_what_cannot_stay_is_refused_or_read(tmp_path):
     assert type(data.train_dataloader()).__name__ == "Loader"
     monkey.undo()
     assert type(data.train_dataloader()).__name__ == "ResidentLoader"
+
+
+@pytest.mark.parametrize("kind", ["label", "mask"])
+def test_a_packed_copy_is_there_at_once_and_read_by_nobody(tmp_path, kind, monkeypatch):
+    keys = {"cache": "disk", "augmentation": {}, "train_fraction": 0.7}
+    wanted = batches(module(kind, tmp_path / "set", resident=False, **keys))
+    monkeypatch.setattr(Packed, "__getitem__", lambda *_: pytest.fail("it was read"))
+    data = module(kind, tmp_path / "set", **keys)
+    assert equal(batches(data), wanted)
+    images = data.train_dataloader().images
+    packed = data.tiers.packed["train", (16, 24)].columns["image"].values
+    assert images.data_ptr() == packed.ctypes.data  # where it is mapped, which other runs share

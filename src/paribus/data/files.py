@@ -225,7 +225,7 @@ class FileSplit(Generic[Item]):
         root: Path,
         items: Sequence[Item],
         read: Callable[[Item], Sample],
-        sources: Callable[[Item], Iterable[Path]],
+        sources: Callable[[Item], Iterable[Path | str]],
         shared: Iterable[Path] = (),
     ):
         self.root, self.items, self.read, self.sources = root, items, read, sources
@@ -257,10 +257,10 @@ class FileSplit(Generic[Item]):
         left = [item for index, item in enumerate(self.items) if index not in indices]
         return FileSplit(root=self.root, items=left, read=self.read, sources=self.sources, shared=self.shared)
 
-    def files(self) -> list[Path]:
+    def files(self) -> list[Path | str]:
         """Every file that this split reads, each once."""
         own = (path for item in self.items for path in self.sources(item))
-        return list(dict.fromkeys([*self.shared, *own]))
+        return list(dict.fromkeys((*self.shared, *own)))
 
 
 def relative(path: Path | str, root: Path) -> str:

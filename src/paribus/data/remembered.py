@@ -47,8 +47,11 @@ def content(reader: Reader, split: Split) -> Any:
     key = hashlib.sha256(type(reader).__qualname__.encode())
     key.update(repr(sorted((k, v) for k, v in vars(reader).items() if _plain(v))).encode())
     for file in split.files() if hasattr(split, "files") else ():
-        state = os.stat(file) if os.path.exists(file) else None
-        key.update(f"{file}{state and (state.st_size, state.st_mtime_ns)}".encode())
+        try:
+            state = os.stat(file)
+            key.update(f"{file}{(state.st_size, state.st_mtime_ns)}".encode())
+        except OSError:
+            key.update(f"{file}{None}".encode())
     key.update(os.environ.get(MAX_PIXELS, "").encode())  # by which a file may be read or not (limits.py)
     return key
 
