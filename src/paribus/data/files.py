@@ -120,11 +120,9 @@ def _decode(data: bytes, mask: bool) -> tuple[np.ndarray, int]:
     fast, exif = (_jpeg if data[:2] == b"\xff\xd8" else _png)(data)
     if fast:
         grey_png = mask and data[25] == 0 and data[:2] != b"\xff\xd8"
-        flag = cv2.IMREAD_UNCHANGED if grey_png else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        flag = cv2.IMREAD_UNCHANGED if grey_png else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         if pixels is not None:
-            if pixels.ndim == 3:
-                cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
             return pixels, _orientation(Image.open(io.BytesIO(data))) if exif else 1
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         allow(*image.size)
