@@ -691,32 +691,35 @@ def door(*arguments: str, cwd: Path) -> float:
 def seeds(s: Sizes, home: Path, given: Path | None) -> None:
     numbers = ",".join(map(str, range(s.seeds)))
     short = [
-        *cifar(s, home, None), *COMMON[:2],
+        *cifar(s, home, None), COMMON[0], "trainer.precision=32-true",  # in which seeds can be stacked
         "backbone=convnet", "augmentation=on_device", f"data.batch_size={16 if s.quick else 128}",
         "data.num_workers=0", "trainer.max_epochs=1" if s.quick else "trainer.max_epochs=4", "trainer.threads=1",
         "trainer.progress=false", f"seed={numbers}",
     ]  # fmt: skip
     accuracies: dict[str, list[float]] = {}
 
-    def way(name: str, jobs: int) -> float:
-        folder = home / f"sweep{jobs}"
+    def way(name: str, *more: str) -> list[float]:
+        folder = home / name.replace(" ", "_")
         folder.mkdir()
-        seconds = door("-m", *short, f"hydra.launcher.n_jobs={jobs}", "name=sweep", cwd=folder)
+        seconds = door("-m", *short, *more, "name=sweep", cwd=folder)
         found = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/sweep/*/result.json"))]
         assert len(found) == s.seeds, f"{len(found)} of {s.seeds} runs"
         assert {one["status"] for one in found} == {"done"}
         accuracies[name] = [one["metrics"]["test/accuracy"] for one in found]
-        return seconds
+        told(f"{name}: {sum('stacked_with' in one for one in found)} of {s.seeds} were stacked")
+        return [seconds]
 
-    at_once, in_order = f"{s.seeds} seeds at once", "one after another"
-    found = {at_once: [way(at_once, s.seeds)]}
-    if s.quick:  # the same again but for one key: half of what a dry pass takes
-        told(f"{in_order}: left out, this is a dry pass; {s.seeds} at once took {found[at_once][0]:.1f} s")
+    at_once, stacked, in_order = f"{s.seeds} seeds at once", f"{s.seeds} seeds stacked", "one after another"
+    found = {stacked: way(stacked, "replicates=stacked", "hydra.launcher.n_jobs=1")}
+    if s.quick:  # the others are the same but for a key: a third of what a dry pass takes
+        told(f"{at_once}, {in_order}: left out, this is a dry pass; {stacked} took {found[stacked][0]:.1f} s")
         return
-    found[in_order] = [way(in_order, 1)]
+    found[at_once] = way(at_once, f"hydra.launcher.n_jobs={s.seeds}")
+    found[in_order] = way(in_order, "hydra.launcher.n_jobs=1")
     measure.table(found, "s of a sweep, with its start")
     told(f"test/accuracy by seed: {accuracies}")
-    compared(found, at_once, at_once, {in_order: ">=2"}, s)
+    for name in (at_once, stacked):
+        compared(found, name, name, {in_order: ">=2"}, s)
 
 
 # --- 7: share of the chip's rate -------------------------------------------------------------------
@@ -777,7 +780,7 @@ SECTIONS: dict[str, tuple[Callable[[Sizes, Path, Path | None], None], int]] = { 
     "waits": (waits, 60),
     "resnet50": (resnet50, 170),
     "detection": (detection, 70),
-    "seeds": (seeds, 120),
+    "seeds": (seeds, 130),
     "rate": (rate, 30),
     "speedrun": (speedrun, 60),
 }

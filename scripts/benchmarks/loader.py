@@ -175,7 +175,9 @@ def main() -> None:
     keep_memory()  # as a run does
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        photographs(root, BATCH if fast else 4 * BATCH, links=1 if fast else 4)  # an epoch is more than its ends
+        photographs(
+            root, BATCH if fast else 4 * BATCH, links=1 if fast else 4
+        )  # an epoch is more than its ends
         check(root)
         crop = lambda: A.RandomResizedCrop((SIDE, SIDE), p=1.0)  # noqa: E731
         ways = {
