@@ -22,11 +22,12 @@ from paribus.record import claimed
 from paribus.results import Run, curves, differences, find_runs
 from paribus.stacked import fit, pays
 from paribus.stacked.files import OfEach
-from paribus.stacked.pays import measured, why_slower
+from paribus.stacked.pays import measured, times_as_fast, why_slower
 from paribus.stacked.refused import why_not
 from paribus.stacked.step import Stack
 from paribus.sweep.job import Job
 from paribus.sweep.mates import TOLD, mates
+from paribus.sweep.probe import probe
 from paribus.sweep.together import together
 from paribus.train import run
 
@@ -256,8 +257,19 @@ def test_what_does_not_pay_is_made_alone_and_that_is_remembered(tmp_path, monkey
     other = check(composed(*CONV, "data.batch_size=8"))
     monkeypatch.setattr(pays, "measured", lambda *_: "it cannot be")
     assert why_slower(other, 3, list) == "it cannot be"
+    assert times_as_fast(other, 3) == 1
     monkeypatch.setattr(pays, "measured", lambda *_: 1.06)
     assert why_slower(check(composed(*CONV, "backbone.channels=[4]")), 3, list) is None
+
+
+def test_a_plan_counts_on_what_seeds_gain_side_by_side(monkeypatch):
+    alone = probe(config := check(composed(*CONV)))
+    monkeypatch.setattr(pays, "measured", lambda made, *_: 1000.0 * len(made))
+    assert times_as_fast(config, 3) == 3000
+    assert probe(config, 3).seconds < alone.seconds / 100
+    assert probe(config, 3).bytes == alone.bytes
+    monkeypatch.setattr(pays, "measured", lambda *_: 0.9)
+    assert times_as_fast(config, 2) == 1
 
 
 def at_step(monkeypatch, step: int, happens) -> None:

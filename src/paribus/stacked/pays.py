@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paribus.build import build
 from paribus.callbacks import wait
 from paribus.config import TrainConfig
 from paribus.data.remembered import kept
@@ -31,21 +32,29 @@ def why_slower(config: TrainConfig, number: int, tasks: Callable[[], Sequence[An
 
     tasks: makes them, where that was not found before.
     """
+    found = _found(config, number, tasks)
+    if isinstance(found, str):
+        return found
+    if found >= WORTH:
+        return None
+    return f"{number} side by side take {1 / found:.2f} times as long as one after another"
 
+
+def times_as_fast(config: TrainConfig, number: int) -> float:
+    """How many times as fast so many seeds of a config are trained where it asks for them stacked; 1 where they are
+    not."""
+    found = _found(config, number, lambda: [build(config).task for _ in range(number)])
+    return found if isinstance(found, float) and found >= WORTH else 1.0
+
+
+def _found(config: TrainConfig, number: int, tasks: Callable[[], Sequence[Any]]) -> float | str:
     def find() -> float | str:
         data = config.data
         shape = data["batch_size"], data.get("channels", 3), *data["size"]
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
         return measured(tasks(), shape, device)
 
-    found = kept("side_by_side", _key(config, number), find)
-    if isinstance(found, str):
-        return found
-    return (
-        None
-        if found >= WORTH
-        else f"{number} side by side take {1 / found:.2f} times as long as one after another"
-    )
+    return kept("side_by_side", _key(config, number), find)
 
 
 def measured(tasks: Sequence[Any], shape: Sequence[int], device: torch.device) -> float | str:

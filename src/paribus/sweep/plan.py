@@ -1,5 +1,6 @@
 """What a sweep would do, before it does it: which runs are left, how long they take, and what they could show."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from paribus.config import LauncherConfig, TrainConfig
 from paribus.report.comparison import Scale, compare
 from paribus.report.statistics import detectable
 from paribus.results import find_runs
+from paribus.stacked.refused import why_not
 from paribus.sweep.forked import apart
 from paribus.sweep.job import Job
 from paribus.sweep.probe import Cost, probe
@@ -44,7 +46,7 @@ def plan(jobs: Sequence[Job], keys: LauncherConfig) -> None:
         each = _spent([job for job, _ in runs])
         if each is None and left:
             assert slots is not None
-            each = _probed(runs[0][0], left[0], slots)
+            each = _probed(runs[0][0], left[0], slots, min(len(left), math.ceil(len(jobs) / slots.all)))
         states = Counter(_state(job) for job, _ in runs)
         said = ", ".join(f"{n} {state}" for state, n in states.items())
         more = clock(each.seconds * len(left)) if each and left else ""
@@ -75,10 +77,13 @@ def _spent(jobs: Sequence[Job]) -> Cost | None:
     return Cost(sum(job.known["seconds"] for job in done) / len(done), sum(kept) // len(done))
 
 
-def _probed(job: Job, typed: TrainConfig, slots: Slots) -> Cost:
+def _probed(job: Job, typed: TrainConfig, slots: Slots, together: int) -> Cost:
+    """together: seeds that are trained side by side, where that is asked for and can be."""
+    if typed.replicates != "stacked" or job.alone or why_not(typed) is not None:
+        together = 1
     environment = slots.take(job)
     try:
-        return apart(probe, typed, config=job.composed, share=environment)
+        return apart(probe, typed, together, config=job.composed, share=environment)
     finally:
         slots.give_back(job)
 

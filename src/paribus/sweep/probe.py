@@ -28,10 +28,11 @@ class Cost:
         return f"{clock(self.seconds)} and {self.bytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]} of checkpoints"
 
 
-def probe(config: TrainConfig) -> Cost:
+def probe(config: TrainConfig, together: int = 1) -> Cost:
     """Trains a few steps and judges a few batches in a folder that is thrown away, and counts how many there are.
 
-    Pictures, metrics over the whole set and a first search for proposals are not in it.
+    Pictures, metrics over the whole set and a first search for proposals are not in it. together: seeds that are
+    trained side by side, if that is faster; a run's seconds are its share.
     """
     from paribus.device import set_threads
 
@@ -88,6 +89,10 @@ def probe(config: TrainConfig) -> Cost:
     validations = epochs // t.validate_every + 1  # and that of the best weights
     seconds = opened + steps * t.accumulate * _interval(clock.trained)
     seconds += (validations * judged["val"] + judged.get("test", 0)) * _interval(clock.judged)
+    if together > 1:
+        from paribus.stacked.pays import times_as_fast
+
+        seconds /= times_as_fast(config, together)
     return Cost(seconds, 2 * size)  # the best and the last
 
 
