@@ -61,9 +61,10 @@ def launch(
                     assert slots is not None
                     running.remove(job)
                     slots.give_back(job)
-                    for each, ended in job.ends():
+                    for each, ended in (ends := job.ends()):
                         if ended:
-                            standing.ended(each.folder, judged_by(each.composed), failure(each.result))
+                            metric, said = judged_by(each.composed), failure(each.result)
+                            standing.ended(each.folder, metric, said, last=each is ends[-1][0])
                         else:  # another process has it, or it is to be made by itself
                             standing.gave_way(each.folder)
                             ahead.append(each)

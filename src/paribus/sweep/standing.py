@@ -57,8 +57,9 @@ class Standing:
     def gave_way(self, folder: Path) -> None:
         self.running.pop(folder, None)
 
-    def ended(self, folder: Path, metric: str, error: str | None) -> None:
-        """Says how a run ended: by an error, or else from what it wrote of its metric."""
+    def ended(self, folder: Path, metric: str, error: str | None, last: bool = True) -> None:
+        """Says how a run ended: by an error, or else from what it wrote of its metric. last: of those that end together,
+        after which the time left can be told."""
         began, _ = self.running.pop(folder, (None, None))
         if error is not None:
             said = f"FAILED {error}"
@@ -70,7 +71,7 @@ class Standing:
         self.ended_here += began is not None
         self.ended_before += began is None
         width = len(str(self.total or ""))
-        left = f"  ({left})" if (left := self._left()) else ""
+        left = f"  ({left})" if last and (left := self._left()) else ""
         self.console.print(
             f"[{place:{width}}/{self.total or '?'}] {folder.name}  {said}{left}", markup=False, soft_wrap=True
         )
