@@ -2,6 +2,7 @@
 
 import gc
 import math
+import multiprocessing
 
 import numpy as np
 import pycocotools.mask
@@ -9,11 +10,19 @@ import pytest
 import torch
 
 from detections import COCO_NAMES, SIDE, by_pycocotools, coco_format, detection_data
-from paribus.metrics import DetectionMetrics
+from paribus.metrics import DetectionMetrics, coco
 from paribus.metrics.judged import encoded
 from test_metrics import names, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*was called before the ``update`` method")
+
+
+@pytest.fixture(params=["hotcoco", "faster-coco-eval"])
+def library(request, monkeypatch) -> str:
+    """What computes COCO's protocol."""
+    monkeypatch.setattr(coco, "_hotcoco", lambda: request.param == "hotcoco")
+    return request.param
+
 
 NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "scores": torch.zeros(0)}
 BOX = {"boxes": torch.tensor([[1.0, 1, 50, 50]]), "labels": torch.tensor([0]), "scores": torch.ones(1)}
@@ -31,7 +40,7 @@ def updated(predictions, targets, classes, batch=4):
     [(40, 5, 12, ()), (6, 3, 120, (1,)), (15, 1, 9, ()), (1, 4, 5, (2, 3)), (25, 2, 60, ())],
     ids=["crowds and empty images", "over 100 detections, an absent class", "one class", "one image", "many"],
 )
-def test_boxes_equal_pycocotools(images, classes, most, absent, capfd):
+def test_boxes_equal_pycocotools(library, images, classes, most, absent, capfd):
     predictions, targets = detection_data(images, classes, seed=images, most=most, absent=absent)
     metrics = updated(predictions, targets, classes)
     values, table = metrics.compute(), metrics.per_class()
@@ -51,7 +60,7 @@ def test_boxes_equal_pycocotools(images, classes, most, absent, capfd):
 
 
 @pytest.mark.parametrize(("images", "classes"), [(30, 3), (4, 1)])
-def test_masks_equal_pycocotools(images, classes):
+def test_masks_equal_pycocotools(library, images, classes):
     predictions, targets = detection_data(images, classes, seed=images, masks=True)
     metrics = updated(predictions, targets, classes)
     values, table = metrics.compute(), metrics.per_class()
@@ -91,7 +100,7 @@ def test_run_lengths_are_those_of_coco(shape, dtype):
             assert bytes(encoded(given).numpy()) == expected
 
 
-def test_no_ground_truth_and_no_detections():
+def test_no_ground_truth_and_no_detections(library):
     metrics = updated([NOTHING, BOX], [NOTHING, NOTHING], 2)
     assert all(math.isnan(value) for value in metrics.compute().values())
     metrics.reset()
@@ -145,3 +154,18 @@ def test_python_looks_for_garbage_after_judging_as_it_did_before():
             assert gc.isenabled() is enabled
         finally:
             gc.enable()
+
+
+def test_a_fork_of_a_process_that_has_judged_judges_too():
+    """Where it would use hotcoco's threads, which it has not, it would stand still."""
+    predictions, targets = detection_data(5, 2, seed=1)
+    expected = updated(predictions, targets, 2).compute()
+    assert coco._hotcoco()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(_judged, (predictions, targets)).get(timeout=60)
+    assert same(found, expected, 1e-12)
+
+
+def _judged(predictions, targets):
+    assert not coco._hotcoco()
+    return updated(predictions, targets, 2).compute()

@@ -70,7 +70,7 @@ def set_threads(trainer: TrainerConfig) -> int:
     processes = trainer.devices if trainer.accelerator == "cpu" else 1
     given = trainer.threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
     threads = given or max(1, cores() // max(1, processes))
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(threads)  # the latter: hotcoco's
     if "torch" in sys.modules:  # a later run of this process
         import torch
 
