@@ -124,11 +124,14 @@ def test_labels_outside_the_classes_are_refused():
         metrics.compute()
 
 
-def test_the_truth_may_be_arrays():
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_the_truth_may_be_arrays_also_of_a_packed_file():
     predictions, targets = detection_data(6, 3, seed=1)
     arrays = [
         {key: value.numpy() for key, value in t.items()} | {"size": np.array([300, 400])} for t in targets
     ]
+    for array in arrays[0].values():
+        array.setflags(write=False)
     metrics = updated(predictions, arrays, 3)
     assert same(metrics.compute(), updated(predictions, targets, 3).compute())
     assert metrics.judged.sizes.tolist() == [[300, 400]] * 6

@@ -141,7 +141,7 @@ def _truth(target: Any) -> Any:
     """On the host; of boxes as the file has them, where these came along."""
     if isinstance(target, dict):
         return {
-            key: np.asarray(torch.as_tensor(value).cpu())
+            key: np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
             for key, value in target.get("judged", target).items()
         }
     return target.cpu().numpy()

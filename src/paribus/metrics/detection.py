@@ -10,7 +10,7 @@ from torch import Tensor
 from paribus.metrics import coco, voc
 from paribus.metrics.base import CollectingMetric
 from paribus.metrics.detection_errors import errors
-from paribus.metrics.judged import Judged, encoded, found_table, judged, truth_table
+from paribus.metrics.judged import Judged, encoded, found_table, judged, tensor, truth_table
 from paribus.metrics.matching import overlaps
 
 
@@ -54,7 +54,7 @@ class DetectionMetrics(CollectingMetric):
             self.found.append(found_table(found))
             self.truth.append(truth_table(truth))
             size = truth.get("size", truth["masks"].shape[1:] if "masks" in truth else (0, 0))
-            self.sizes.append(torch.as_tensor(size, dtype=torch.int64).reshape(1, 2).clone())
+            self.sizes.append(tensor(size).to(torch.int64).reshape(1, 2).clone())
             if "masks" in found and "masks" in truth:
                 self.found_masks.append(encoded(found["masks"]))
                 self.true_masks.append(encoded(truth["masks"]))

@@ -57,19 +57,24 @@ def truth_table(image: dict[str, Any]) -> Tensor:
 
 
 def _table(image: dict[str, Any], columns: dict[str, float]) -> Tensor:
-    boxes = torch.as_tensor(image["boxes"]).reshape(-1, 4).float()
+    boxes = tensor(image["boxes"]).reshape(-1, 4).float()
     given = [
-        torch.as_tensor(image[key]).float() if key in image else torch.full_like(boxes[:, 0], value)
+        tensor(image[key]).float() if key in image else torch.full_like(boxes[:, 0], value)
         for key, value in columns.items()
     ]
     return torch.cat([boxes, torch.stack(given, dim=1)], dim=1)
+
+
+def tensor(values: Any) -> Tensor:
+    """Of an array, which may be part of a packed file and read-only, a copy."""
+    return values if isinstance(values, Tensor) else torch.tensor(values)
 
 
 def encoded(masks: Any) -> Tensor:
     """Masks ``[N, H, W]``, nonzero inside, as uint8 ``[bytes]``: a bitmap of one object would take more than all."""
     from faster_coco_eval.core import mask as coco_masks
 
-    bitmaps = torch.as_tensor(masks).cpu().numpy().astype(bool, copy=False)
+    bitmaps = np.asarray(masks.cpu() if isinstance(masks, Tensor) else masks).astype(bool, copy=False)
     count, *size = bitmaps.shape
     runs = [{"counts": counts, "size": size} for counts in _runs(bitmaps)] if count else []
     codes = coco_masks.frPyObjects(runs, *size) if count else []
