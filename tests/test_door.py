@@ -89,7 +89,7 @@ def test_help_is_what_hydra_would_say(name, tmp_path):
 import runpy, sys, types
 import paribus.door
 sys.argv = ["scripts/{name}.py", "--help"]
-paribus.door.sys = types.SimpleNamespace(argv=sys.argv[:1], path=sys.path)
+paribus.door.sys = types.SimpleNamespace(argv=sys.argv[:1], path=sys.path, modules=sys.modules)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
     said = subprocess.run(

@@ -159,7 +159,10 @@ def test_normalization_is_the_same_in_both_layouts(channels, images):
     drawn = torch.randint(256, images, dtype=torch.uint8)
     keys = {"channels": channels, "mean": [0.5, 0.25, 0.1][:channels], "std": [0.5, 0.25, 1.0][:channels]}
     plain = module(DigitScenes(target="label"), **keys).normalize(drawn)
-    for given in (drawn, drawn.to(memory_format=torch.channels_last)):
+    larger = torch.nn.functional.pad(drawn, (1, 2, 3, 4)).to(memory_format=torch.channels_last)
+    part = larger[:, :, 3 : larger.shape[2] - 4, 1 : larger.shape[3] - 2]
+    for given in (drawn, drawn.to(memory_format=torch.channels_last), part):
+        assert torch.equal(module(DigitScenes(target="label"), **keys).normalize(given), plain)
         last = module(DigitScenes(target="label"), channels_last=True, **keys).normalize(given)
         assert torch.equal(last, plain)
         assert last.is_contiguous(memory_format=torch.channels_last)

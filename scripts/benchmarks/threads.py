@@ -66,7 +66,9 @@ def rate(begin: Callable[[Path], list[subprocess.Popen]], runs: int, seconds: fl
             finally:
                 for process in processes:
                     if process.poll() is None:
-                        os.killpg(process.pid, signal.SIGINT)
+                        os.killpg(
+                            process.pid, signal.SIGTERM
+                        )  # Ctrl-C is ignored below a job in the background
                 for process in processes:
                     process.wait(120)
             return max(1, sum(after.values()) - sum(done.values())) / taken

@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paribus.checks import near
 from paribus.config import CONF, register
-from paribus.sweep import board, standing
 
 SPECIAL = re.compile(r"[=,\[\](){}: ]")  # means something in Hydra's overrides
 # What brings the plugin that an option of hydra/launcher or hydra/sweeper is for.
@@ -47,11 +46,13 @@ def door(main: Callable[[], Any]) -> None:
         try:
             main()
         finally:
-            board.close()
+            if board := sys.modules.get("paribus.sweep.board"):
+                board.close()
     except KeyboardInterrupt:  # before a run has begun, or after it
         sys.exit(130)
     except Exception as error:
-        if standing.FAILED:
+        # Not imported for a wrong key's sake, which it would make a tenth slower.
+        if (standing := sys.modules.get("paribus.sweep.standing")) and standing.FAILED:
             sys.exit(standing.failures())
         shown = (
             full == "1" and "LOCAL_RANK" not in os.environ

@@ -125,6 +125,7 @@ class DataModule(LightningDataModule):
             cache_side=cache_side,
             cache_folder=cache_folder,
             resident=resident,
+            planes=not channels_last,
         )
         self.mosaic, self.scales = mosaic, scales
         self.reader, self.batch_size, self.num_workers = reader, batch_size, num_workers

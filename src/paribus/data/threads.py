@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
+import cv2
 import torch
 
 from paribus.data.batches import Samples, collate
@@ -25,11 +26,24 @@ class ThreadLoader:
     it is (pinned, for a GPU to copy from). Where Python itself is busy, with augmentations, processes are faster.
     The samples, their order and what is drawn for them are those of a DataLoader, for any number of threads. After two
     further batches the images of a batch are written over: take a copy of what is to be kept.
+
+    planes: images lie channel by channel in memory, and not pixel by pixel as they are read: the threads do in passing
+    what takes torch as long as all else that is done to a batch.
     """
 
     batch_sampler = None  # Lightning asks whether there is one
 
-    def __init__(self, samples: Samples, *, batch_size: int, sampler: Any, threads: int, pin_memory: bool):
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        batch_size: int,
+        sampler: Any,
+        threads: int,
+        pin_memory: bool,
+        planes: bool = False,
+    ):
+        self.planes = planes
         self.samples, self.batch_size, self.sampler = samples, batch_size, sampler
         self.threads, self.pin_memory = threads, pin_memory
         self.native = samples.transform.native
@@ -90,26 +104,35 @@ class ThreadLoader:
         """Where every image is of one size; else each batch takes memory of its own."""
         if not self.slots and self.size is not None:
             self.slots = [
-                _Slot(self.batch_size, self.size, self.pin_memory) for _ in range(AHEAD + 1 + HELD + 1)
+                _Slot(self.batch_size, self.size, self.pin_memory, self.planes)
+                for _ in range(AHEAD + 1 + HELD + 1)
             ]
 
 
 class _Slot:
-    """Memory for the images of a batch, uint8 [B, H, W, 3]."""
+    """Memory for the images of a batch, uint8: as planes [B, 3, H, W], or [B, H, W, 3]."""
 
-    def __init__(self, batch_size: int, size: tuple[int, int], pin_memory: bool):
-        self.buffer = torch.empty((batch_size, *size, 3), dtype=torch.uint8, pin_memory=pin_memory)
+    def __init__(self, batch_size: int, size: tuple[int, int], pin_memory: bool, planes: bool):
+        shape = (batch_size, 3, *size) if planes else (batch_size, *size, 3)
+        self.size, self.planes = (*size, 3), planes
+        self.buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
         self.array, self.filled = self.buffer.numpy(), [False] * batch_size
         self.event = torch.cuda.Event() if pin_memory else None
 
     def put(self, place: int, sample: Sample) -> None:
-        self.filled[place] = sample.image.shape == self.array.shape[1:]
-        if self.filled[place]:
+        self.filled[place] = sample.image.shape == self.size
+        if not self.filled[place]:
+            return
+        if self.planes:
+            cv2.split(sample.image, list(self.array[place]))
+        else:
             self.array[place] = sample.image
 
     def images(self, number: int) -> torch.Tensor | None:
         """[B, 3, H, W]; None where an augmentation has changed a size."""
-        return self.buffer[:number].permute(0, 3, 1, 2) if all(self.filled[:number]) else None
+        if not all(self.filled[:number]):
+            return None
+        return self.buffer[:number] if self.planes else self.buffer[:number].permute(0, 3, 1, 2)
 
     def copied(self) -> "_Slot":
         """The GPU's copy of it has been asked for by now, and may not be made yet."""

@@ -33,7 +33,9 @@ class Tiers:
         cache_side: int | None,
         cache_folder: str | None,
         resident: bool | Literal["auto"],
+        planes: bool = False,
     ):
+        self.planes = planes  # whether what learns wants images channel by channel, and not pixel by pixel
         self.reader, self.num_workers, self.workers = reader, num_workers, workers
         self.cache, self.cache_side, self.cache_folder, self.resident = (
             cache,
@@ -119,7 +121,12 @@ class Tiers:
         pinned = torch.cuda.is_available()
         if self.num_workers and threads:
             return ThreadLoader(
-                samples, batch_size=batch_size, sampler=order, threads=self.num_workers, pin_memory=pinned
+                samples,
+                batch_size=batch_size,
+                sampler=order,
+                threads=self.num_workers,
+                pin_memory=pinned,
+                planes=self.planes,
             )
         return Loader(
             samples,

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.layers.norm_act import SyncBatchNormAct
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -50,8 +49,9 @@ def on_the_host(model: nn.Module) -> Iterator[None]:
     """Inside, a model's synchronized batch norms compute on the processor; their weights and their keys stay."""
     found = [layer for layer in model.modules() if isinstance(layer, nn.SyncBatchNorm)]
     kinds: list[Any] = [type(layer) for layer in found]
-    for layer, kind in zip(found, kinds, strict=True):
-        layer.__class__ = HostSyncBatchNormAct if kind is SyncBatchNormAct else HostSyncBatchNorm  # type: ignore[assignment]
+    for layer in found:
+        # By its part, as timm is a second that other networks need not wait for.
+        layer.__class__ = HostSyncBatchNormAct if hasattr(layer, "act") else HostSyncBatchNorm  # type: ignore[assignment]
     try:
         yield
     finally:
