@@ -43,7 +43,12 @@ class WholeFiles(TorchCheckpointIO):
                 self.writing.pop(place).result()
         parts, form = tree_flatten(checkpoint)
         before = self.copies.get(path, [])
-        self.copies[path] = [_copied(part, *before[place : place + 1]) for place, part in enumerate(parts)]
+        self.copies[path] = copies = [
+            _room(part, *before[place : place + 1]) for place, part in enumerate(parts)
+        ]
+        tensors = [place for place, part in enumerate(parts) if isinstance(part, Tensor)]
+        with torch.no_grad():  # all at once: one by one takes a twentieth more
+            torch._foreach_copy_([copies[place] for place in tensors], [parts[place] for place in tensors])
         self.thread = self.thread or ThreadPoolExecutor(
             1, "checkpoint"
         )  # one: they are written in their order
@@ -63,14 +68,13 @@ class WholeFiles(TorchCheckpointIO):
                 thread.shutdown()
 
 
-def _copied(part: Any, before: Any = None) -> Any:
-    """A tensor's copy on the host, in memory that the one before had: new memory takes ten times as long."""
+def _room(part: Any, before: Any = None) -> Any:
+    """For a tensor's copy on the host, the memory that the one before had: new memory takes ten times as long."""
     if not isinstance(part, Tensor):
         return part
     if not isinstance(before, Tensor) or before.shape != part.shape or before.dtype != part.dtype:
-        before = torch.empty_like(part, device="cpu", requires_grad=False)
-    with torch.no_grad():
-        return before.copy_(part)
+        return torch.empty_like(part, device="cpu", requires_grad=False)
+    return before
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:

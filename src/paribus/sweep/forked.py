@@ -20,7 +20,7 @@ from paribus.config import register
 T = TypeVar("T")
 
 READY = (  # imported by the fork server
-    "torch", "torchvision", "torchmetrics", "lightning", "timm", "paribus.train", "paribus.tasks", "paribus.metrics",
+    "torch", "torchvision", "torchmetrics", "lightning", "paribus.train", "paribus.tasks", "paribus.metrics",
     "paribus.data.module", "paribus.examples", "paribus.confusion", "paribus.profile.complexity", "paribus.restore",
 )  # fmt: skip
 # What the processes of a group tell one another, which a run of its own must not hear.
@@ -32,10 +32,12 @@ GROUP = (
 )
 
 
-def server(config: DictConfig) -> Any:
-    """The fork server's context; it is started with the first run, and imports what that one needs."""
+def server(config: DictConfig, timm: bool = False) -> Any:
+    """The fork server's context; it is started with the first run, and imports what that one needs; timm, which is a
+    second, also where later runs may need it."""
     context = multiprocessing.get_context("forkserver")
     ready = [*READY]
+    ready += ["timm"] if timm or ".timm." in str(config.backbone) or config.backbone.get("pretrained") else []
     ready += ["paribus.stacked.fit", "torch._decomp"] if config.get("replicates") == "stacked" else []
     ready += ["albumentations"] if any(config.augmentation.values()) else []
     ready += ["wandb"] if "WandB" in str(config.logger.get("_target_")) else []

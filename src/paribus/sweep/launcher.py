@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from paribus.config import LauncherConfig
 from paribus.record import busy
 from paribus.results import utc_now
+from paribus.sweep.forked import server
 from paribus.sweep.job import Job, stop
 from paribus.sweep.mates import mates
 from paribus.sweep.plan import plan
@@ -29,6 +30,7 @@ from paribus.sweep.standing import Standing, count, failure, judged_by
 log = logging.getLogger(__name__)
 
 POLL = 0.1  # seconds
+NETWORKS = ("backbone=", "backbone.pretrained=", "experiment=")  # what decides whether a run needs timm
 
 
 def launch(
@@ -53,6 +55,8 @@ def launch(
         plan(jobs, keys)
         return [job.result for job in jobs]
     ahead, running, since = [*jobs], list[Job](), utc_now()
+    networks = {one for job in jobs for one in job.overrides if one.startswith(NETWORKS)}
+    several = len({one.partition("=")[0] for one in networks}) < len(networks)  # not all runs are of one
     slots: Slots | None = None
     with Standing(count(config), first) as standing, _signals():
         try:
@@ -92,6 +96,8 @@ def launch(
                         )
                         ahead = [each for each in ahead if each not in job.mates]
                     running.append(job)
+                    if not job.alone:
+                        server(job.composed, timm=several)
                     job.start(task, slots.take(job))
                     for each in (job, *job.mates):
                         standing.began(each.folder, each.composed.task.monitor)
