@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
@@ -110,8 +111,8 @@ def launch(
                 unread = next((job for job in ahead if job.composed is None), None)
                 if unread:  # while the runs go: a config takes as long as a look or two
                     unread.compose(config, loader)
-                else:
-                    time.sleep(POLL)
+                else:  # until a run ends, or so long
+                    wait([job.process.sentinel for job in running if not job.alone], POLL)
         except BaseException as error:
             stop(running)
             if isinstance(error, KeyboardInterrupt):
