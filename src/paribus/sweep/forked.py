@@ -22,6 +22,7 @@ T = TypeVar("T")
 READY = (  # imported by the fork server
     "torch", "torchvision", "torchmetrics", "lightning", "paribus.train", "paribus.tasks", "paribus.metrics",
     "paribus.data.module", "paribus.examples", "paribus.confusion", "paribus.profile.complexity", "paribus.restore",
+    "paribus.checkpoints", "paribus.detected", "paribus.progress", "pydantic", "matplotlib.backends.backend_agg",
 )  # fmt: skip
 # What the processes of a group tell one another, which a run of its own must not hear.
 GROUP = (
