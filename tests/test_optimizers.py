@@ -184,19 +184,8 @@ def test_groups_separate_backbone_norms_and_biases():
     }
 
 
-def test_of_one_rate_there_is_one_group_decayed_and_one_not():
-    groups = parameter_groups(Model(), lr=0.1, weight_decay=0.01)
-    assert shapes(groups) == {
-        "backbone+head": [(8, 3, 3, 3), (4, 8)],
-        "backbone+head_no_decay": [(8,), (8,), (4,)],
-    }
-    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.1, 0.01), (0.1, 0.0)]
-
-
 def test_decay_of_everything_if_asked():
-    groups = parameter_groups(
-        Model(), lr=0.1, weight_decay=0.01, backbone_lr_factor=0.5, decay_norm_and_bias=True
-    )
+    groups = parameter_groups(Model(), lr=0.1, weight_decay=0.01, decay_norm_and_bias=True)
     assert {name: len(found) for name, found in shapes(groups).items()} == {"backbone": 3, "head": 2}
     assert all(group["weight_decay"] == 0.01 for group in groups)
 

@@ -146,8 +146,8 @@ def parameter_groups(
     depths: dict[str, int] | None = None,
     decay_norm_and_bias: bool = False,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in groups: decayed or not, and, where their rates differ, of ``model.backbone`` or
-    not, and with ``layer_decay`` by depth. An optimizer goes over its groups one by one, so there are no more.
+    """The trainable parameters in groups: of ``model.backbone`` or not, decayed or not, and with ``layer_decay``
+    by depth.
 
     The backbone's rate is lr * backbone_lr_factor * layer_decay ** k in the k-th block before the head; ``depths``
     gives each of its parameters its block, by name.
@@ -171,21 +171,21 @@ def parameter_groups(
         place = {
             id(p): deepest - depths[name] + 1 if depths else 0 for name, p in backbone.named_parameters()
         }
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
-    parts: dict[tuple[float, bool], list[str]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
         before = place.get(id(parameter))
         part = "head" if before is None else f"backbone_{before}" if before else "backbone"
-        rate = lr if before is None else lr * backbone_lr_factor * layer_decay**before
         decayed = decay_norm_and_bias or parameter.ndim > 1
-        group = {"params": [], "lr": rate, "weight_decay": weight_decay if decayed else 0.0}
-        groups.setdefault((rate, decayed), group)["params"].append(parameter)
-        parts.setdefault((rate, decayed), []).append(part)
-    for kind, found in groups.items():
-        named, decayed = "+".join(dict.fromkeys(parts[kind])), kind[1]
-        found["name"] = named if decayed else f"{named}_no_decay"
+        name = part if decayed else f"{part}_no_decay"
+        group = {
+            "name": name,
+            "params": [],
+            "lr": lr if before is None else lr * backbone_lr_factor * layer_decay**before,
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        groups.setdefault(name, group)["params"].append(parameter)
     if not groups:
         raise ValueError(
             "every parameter is frozen, so there is nothing to train: unfreeze the head (model=clustering is "
