@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,11 @@ def content(reader: Reader, split: Split) -> Any:
     key = hashlib.sha256(type(reader).__qualname__.encode())
     key.update(repr(sorted((k, v) for k, v in vars(reader).items() if _plain(v))).encode())
     for file in split.files() if hasattr(split, "files") else ():
-        try:
+        known = None
+        with suppress(OSError):
             state = os.stat(file)
-            key.update(f"{file}{(state.st_size, state.st_mtime_ns)}".encode())
-        except OSError:
-            key.update(f"{file}{None}".encode())
+            known = state.st_size, state.st_mtime_ns
+        key.update(f"{file}{known}".encode())
     key.update(os.environ.get(MAX_PIXELS, "").encode())  # by which a file may be read or not (limits.py)
     return key
 
