@@ -1,31 +1,30 @@
 """What a judged split's classes were taken for: confusion_<split>.csv and figures/<split>_confusion.png."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from lightning import Trainer
+from PIL import Image, ImageDraw
 
 from paribus.callbacks import Judging
+from paribus.pictures import BLACK, WHITE, Color, font_of, save
 from paribus.results import write_text
 from paribus.tables import csv_text
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 # Okabe and Ito: told apart by every common kind of colour vision.
 RIGHT, WRONG = (0, 114, 178), (213, 94, 0)
-PAPER, GREY = 246, "#555555"
+PAPER, INK, GREY, EDGE = 246, (34, 34, 34), (85, 85, 85), (153, 153, 153)
 MOST_NAMED, MOST_NUMBERED = 64, 42  # classes, of a picture with their names, with numbers in its cells
+INCH = 160  # pixels
+POINT = INCH / 72
 
 
 class Confusion(Judging):
     """Writes the matrix of a validation or a test whose metric counts one (label, mask), over all processes.
-
-    Drawing takes 0.2 s for 11
-    classes and 1.3 s for 40.
 
     named: words for the files' names, as those of Examples: confusion_test_flip.csv.
     """
@@ -41,18 +40,56 @@ class Confusion(Judging):
         if not trainer.is_global_zero:
             return
         data, name = trainer.datamodule, "_".join([split, *self.named])  # type: ignore[attr-defined]
-        (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         write_text(self.folder / f"confusion_{name}.csv", table(counts, data.classes))
         unit = "pixels" if data.target == "mask" else "images"
         title = " ".join([split, *self.named])
         picture = figure(counts, data.classes, title=title, unit=unit, palette=data.reader.palette)
-        picture.savefig(self.folder / "figures" / f"{name}_confusion.png", dpi=160)
+        save(picture, self.folder / "figures" / f"{name}_confusion.png")
 
 
 def table(counts: np.ndarray, classes: Sequence[str]) -> str:
     """CSV of integers ``[C, C]``: a row for each true class, a column for each predicted one."""
     rows = [[name, *row] for name, row in zip(classes, counts.tolist(), strict=True)]
     return csv_text([["truth \\ prediction", *classes], *rows])
+
+
+class Word(NamedTuple):
+    """What is written at a place of the picture. at: pixels (x, y) of the text's anchor (as Pillow names it: left,
+    middle or right, then middle or descender); that of upright text, which is read from below, is its lower middle.
+    size: points."""
+
+    text: str
+    at: tuple[float, float]
+    anchor: str
+    size: float
+    color: Color = BLACK
+    bold: bool = False
+    upright: bool = False
+
+
+class Layout(NamedTuple):
+    """Where the picture has what, in pixels. corner: of the cells, left and top. side: of all cells together."""
+
+    width: int
+    height: int
+    corner: tuple[int, int]
+    side: int
+    cell: float
+
+    @classmethod
+    def of(cls, classes: Sequence[str]) -> "Layout":
+        number = len(classes)
+        cell = min(0.52, max(0.24, 10 / number)) if number <= MOST_NAMED else 9 / number
+        names = 0.085 * max(map(len, classes)) + 0.5 if number <= MOST_NAMED else 0.6
+        left, top, right, bottom, side = names, names + 0.7, 0.95, 0.15, round(INCH * cell * number)
+        width, height = max(INCH * (left + right) + side, 5.2 * INCH), INCH * (top + bottom) + side
+        return cls(round(width), round(height), (round(INCH * left), round(INCH * top)), side, side / number)
+
+    def middle(self, row: int, column: int) -> tuple[float, float]:
+        """Of a cell; row or column -1 is where the names begin, and column C where the cells end."""
+        x, y = self.corner
+        across = min(max(0.0, (column + 0.5) * self.cell), self.side)
+        return x + across, y + max(0.0, (row + 0.5) * self.cell)
 
 
 def figure(
@@ -62,47 +99,80 @@ def figure(
     title: str,
     unit: str,
     palette: Sequence[Sequence[int]] | None = None,
-) -> "Figure":
+) -> np.ndarray:
     """A cell for each pair of truth (rows) and prediction (columns), in percent of the row: what is right on
     the diagonal in blue, what is wrong in orange, by the root of the share, so that small ones show.
 
     At the right of each row how many there are, and beside the names the palette's colours. Above 42 classes
-    cells have no numbers, above 64 classes no names.
-    """
-    from matplotlib.figure import Figure
+    cells have no numbers, above 64 classes no names. uint8 RGB ``[H, W, 3]``.
 
-    number = len(classes)
-    cell = min(0.52, max(0.24, 10 / number)) if number <= MOST_NAMED else 9 / number
-    names = 0.085 * max(map(len, classes)) + 0.5 if number <= MOST_NAMED else 0.6
-    left, top, right, bottom, side = names, names + 0.7, 0.95, 0.15, cell * number
-    width, height = max(left + side + right, 5.2), top + side + bottom
-    drawn = Figure(figsize=(width, height), facecolor="white")
-    axes = drawn.add_axes((left / width, bottom / height, side / width, side / height))
+    Drawn by Pillow: every run draws two, and matplotlib takes 0.2 s for one of 11 classes, 1.3 s for one of 40.
+    """
+    number, place = len(classes), Layout.of(classes)
     total = counts.sum(1)
     share = counts / np.maximum(total, 1)[:, None]
-    axes.imshow(_colours(share, total), interpolation="nearest", aspect="auto")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for edge in axes.spines.values():
-        edge.set_visible(False)
+    drawn = np.full((place.height, place.width, 3), 255, np.uint8)
+    (left, top), side = place.corner, place.side
+    cells = cv2.resize(_colours(share, total), (side, side), interpolation=cv2.INTER_NEAREST)
+    drawn[top : top + side, left : left + side] = cells
+    if number <= MOST_NAMED:  # lines between the cells
+        edges = (np.arange(number + 1) * side / number).round().astype(int)
+        drawn[top + edges - 1, left : left + side] = drawn[top + edges, left : left + side] = 255
+        drawn[top : top + side, left + edges - 1] = drawn[top : top + side, left + edges] = 255
+    canvas = Image.fromarray(drawn)
+    draw = ImageDraw.Draw(canvas)
+    if palette and number <= MOST_NAMED:
+        _squares(draw, place, palette)
+    for word in words(counts, classes, title=title, unit=unit, beside=palette is not None):
+        write(canvas, draw, word)
+    return np.asarray(canvas)
+
+
+def words(
+    counts: np.ndarray, classes: Sequence[str], *, title: str, unit: str, beside: bool
+) -> Iterator[Word]:
+    """All that the picture says. beside: names leave room for a square of their colour."""
+    number, place = len(classes), Layout.of(classes)
+    points, total = place.cell / POINT, counts.sum(1)
     if number <= MOST_NAMED:
-        for place in np.arange(number + 1) - 0.5:
-            axes.axhline(place, color="white", linewidth=0.8)
-            axes.axvline(place, color="white", linewidth=0.8)
-        _name(drawn, axes, classes, palette, min(10.0, 36 * cell))
-        _count(axes, total, min(8.5, 32 * cell))
+        size = min(10.0, points / 2)
+        room = (1.5 if beside else 0.45) * size * POINT
+        for i, name in enumerate(classes):
+            x, y = place.middle(i, -1)
+            yield Word(name, (x - room, y), "rm", size)
+            x, y = place.middle(-1, i)
+            yield Word(name, (x, y - room), "md", size, upright=True)
+        for i, many in enumerate(total.tolist()):
+            x, y = place.middle(i, number)
+            text = _amount(many) if many else "none"
+            yield Word(text, (x + 4 * POINT, y), "lm", min(8.5, 0.44 * points), GREY)
     if number <= MOST_NUMBERED:
-        _number(axes, share, total, min(9.5, 25 * cell))
+        share, size = counts / np.maximum(total, 1)[:, None], min(9.5, 0.35 * points)
+        for row, column in zip(*np.nonzero(share >= 0.005), strict=True):  # rounds to 1 or more
+            right = row == column
+            dark = share[row, column] > (0.3 if right else 0.42)
+            text, color = f"{100 * share[row, column]:.0f}", WHITE if dark else INK
+            yield Word(text, place.middle(row, column), "mm", size, color, bold=bool(right))
     hits = counts.trace() / counts.sum() if counts.sum() else float("nan")
-    lines = [
-        f"{100 * hits:.1f} % of {_amount(int(counts.sum()))} {unit} are right",
-        "rows: truth, columns: prediction, % of the row",
-    ]
-    drawn.text(0.12 / width, 1 - 0.2 / height, title, fontsize=12, fontweight="bold", va="center")
-    for line, text in enumerate(lines):
-        y = 1 - (0.42 + 0.18 * line) / height
-        drawn.text(0.12 / width, y, text, fontsize=9, color=GREY, va="center")
-    return drawn
+    yield Word(title, (0.12 * INCH, 0.2 * INCH), "lm", 12, bold=True)
+    said = f"{100 * hits:.1f} % of {_amount(int(counts.sum()))} {unit} are right"
+    yield Word(said, (0.12 * INCH, 0.42 * INCH), "lm", 9, GREY)
+    yield Word("rows: truth, columns: prediction, % of the row", (0.12 * INCH, 0.6 * INCH), "lm", 9, GREY)
+
+
+def write(canvas: Image.Image, draw: ImageDraw.ImageDraw, word: Word) -> tuple[int, int, int, int]:
+    """Writes it, and returns the pixels that it takes: left, top, right, bottom."""
+    font = font_of(max(1, round(word.size * POINT)), word.bold)
+    if not word.upright:
+        draw.text(word.at, word.text, word.color, font, anchor=word.anchor)
+        x0, y0, x1, y1 = draw.textbbox(word.at, word.text, font, anchor=word.anchor)
+        return int(x0), int(y0), math.ceil(x1), math.ceil(y1)
+    length, height = math.ceil(font.getlength(word.text)), sum(font.getmetrics())
+    mask = Image.new("L", (max(1, length), height))
+    ImageDraw.Draw(mask).text((0, 0), word.text, 255, font)
+    x, y = round(word.at[0] - height / 2), round(word.at[1]) - mask.width
+    canvas.paste(word.color, (x, y), mask.transpose(Image.Transpose.ROTATE_90))
+    return x, y, x + height, y + mask.width
 
 
 def _colours(share: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -113,63 +183,14 @@ def _colours(share: np.ndarray, total: np.ndarray) -> np.ndarray:
     return colours.round().astype(np.uint8)
 
 
-def _name(
-    drawn: "Figure",
-    axes: "Axes",
-    classes: Sequence[str],
-    palette: Sequence[Sequence[int]] | None,
-    size: float,
-) -> None:
-    """The classes at the left and on top, each beside a square of its colour."""
-    from matplotlib.transforms import offset_copy
-
-    room = 1.5 * size if palette else 0.45 * size
-    left: Any = {"xycoords": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
-    above: Any = {"xycoords": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "rotation": 90}
-    for place, name in enumerate(classes):
-        for spot, (x, y), style in (((0, place), (-1, 0), left), ((place, 1), (0, 1), above)):
-            offset = (room * x, room * y)
-            axes.annotate(name, spot, offset, textcoords="offset points", fontsize=size, **style)
-            if palette:
-                beside = offset_copy(
-                    style["xycoords"], drawn, 0.85 * size * x, 0.85 * size * y, units="points"
-                )
-                colour = tuple(value / 255 for value in palette[place])
-                square: Any = {"marker": "s", "markersize": 0.8 * size, "clip_on": False, "mew": 0.5}
-                axes.plot(*spot, color=colour, mec="#999999", transform=beside, **square)
-
-
-def _count(axes: "Axes", total: np.ndarray, size: float) -> None:
-    """How many there are of each class, at the right; absent ones are said to be so."""
-    for place, many in enumerate(total.tolist()):
-        text = _amount(many) if many else "none"
-        axes.annotate(
-            text,
-            (1, place),
-            (4, 0),
-            axes.get_yaxis_transform(),
-            "offset points",
-            va="center",
-            fontsize=size,
-            color=GREY,
-        )
-
-
-def _number(axes: "Axes", share: np.ndarray, total: np.ndarray, size: float) -> None:
-    """Percent, where it rounds to 1 or more."""
-    for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
-        dark = share[row, column] > (0.3 if row == column else 0.42)
-        text = f"{100 * share[row, column]:.0f}"
-        axes.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=size,
-            color="white" if dark else "#222222",
-            fontweight="bold" if row == column else "normal",
-        )
+def _squares(draw: ImageDraw.ImageDraw, place: Layout, palette: Sequence[Sequence[int]]) -> None:
+    """A square of its colour between each name and the cells."""
+    size = min(10.0, place.cell / POINT / 2) * POINT
+    for i, color in enumerate(palette[: round(place.side / place.cell)]):
+        for (x, y), (across, down) in ((place.middle(i, -1), (-1, 0)), (place.middle(-1, i), (0, -1))):
+            x, y = x + 0.85 * size * across, y + 0.85 * size * down
+            box = (round(x - 0.4 * size), round(y - 0.4 * size), round(x + 0.4 * size), round(y + 0.4 * size))
+            draw.rectangle(box, fill=(int(color[0]), int(color[1]), int(color[2])), outline=EDGE)
 
 
 def _amount(many: int) -> str:

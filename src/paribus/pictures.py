@@ -284,9 +284,9 @@ def _readable_on(color: Color) -> Color:
 
 
 @cache
-def font_of(size: int) -> Any:
+def font_of(size: int, bold: bool = False) -> Any:
     """Matplotlib's DejaVu Sans: class names need not be English. Found without importing matplotlib."""
     spec = find_spec("matplotlib")
     folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
-    file = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    file = folder / "mpl-data" / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
     return ImageFont.truetype(file, size) if file.is_file() else ImageFont.load_default(size)

@@ -141,8 +141,15 @@ def _grid(cells: Sequence[np.ndarray], columns: int, gap: int = 14) -> np.ndarra
 
 
 def _beside(pictures: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    """From left to right, tops in line."""
-    return stack([picture.swapaxes(0, 1) for picture in pictures], gap).swapaxes(0, 1)
+    """From left to right on white, tops in line."""
+    width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
+    out = np.empty((max(p.shape[0] for p in pictures), width, 3), np.uint8)
+    out.fill(255)
+    left = 0
+    for picture in pictures:
+        out[: picture.shape[0], left : left + picture.shape[1]] = picture
+        left += picture.shape[1] + gap
+    return out
 
 
 def _framed(picture: np.ndarray, pixels: int, color: Color) -> np.ndarray:
