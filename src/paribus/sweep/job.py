@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,33 @@ from paribus.checks import check
 from paribus.config import TrainConfig
 from paribus.record import BusyError, busy, gave_up, known_result
 from paribus.results import read_json
-from paribus.sweep.forked import GROUP, server, work
+from paribus.sweep.forked import GROUP, work
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # seconds that a run has to write its checkpoint when it is told to end
 # In the environment of a fresh process: its input ends with the process that started it, and so does the run.
 TIED = "PARIBUS_TIED"
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM are heard when this is over: OmegaConf, in whose midst they come, may make another error of
+    them.
+    """
+    heard: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Only this thread hears signals, and only handlers of Python's can be put back.
+            if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is not None:
+                before[number] = signal.signal(number, lambda number, frame: heard.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        signal.raise_signal(heard[0])
 
 
 class FailedRunError(RuntimeError):
@@ -55,6 +76,7 @@ class Job:
     refused: bool = False  # its config, or that its folder holds another
     result: JobReturn = field(default_factory=JobReturn)
 
+    @undisturbed()
     def compose(self, config: DictConfig, loader: Any) -> None:
         self.composed = loader.load_sweep_config(config, self.overrides)
         with open_dict(self.composed):
@@ -79,6 +101,7 @@ class Job:
         """The name of its folder, without the seed."""
         return self.folder.name.rpartition("seed=")[0].rstrip(",") or "as it is"
 
+    @undisturbed()
     def settle(self, since: str = "9") -> TrainConfig | None:
         """The run's config; None where there is nothing to do: it is done, given up, or its config is refused.
 
@@ -103,8 +126,9 @@ class Job:
                 return None
         return typed
 
-    def start(self, task: Any, share: dict[str, str]) -> None:
-        """Begins the process: a fork, or on several devices a fresh one. share: of the environment, see Slots.take."""
+    def start(self, task: Any, share: dict[str, str], forks: Any = None) -> None:
+        """Begins the process: a fork, or on several devices a fresh one. share: of the environment, see Slots.take.
+        forks: what server() returned; None where no run needs it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started, self.told = time.monotonic(), None
         console = self.folder / "console.log"
@@ -122,9 +146,8 @@ class Job:
                     start_new_session=True,
                 )
             return
-        context = server(self.composed)
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
+        self.pipe, theirs = forks.Pipe()
+        self.process = forks.Process(
             target=work,
             args=(task.__name__, [job.composed for job in (self, *self.mates)], share, str(console), theirs),
             name=self.folder.name,
@@ -224,17 +247,17 @@ class Job:
 def stop(jobs: Sequence[Job]) -> None:
     """Tells those that run to end, waits for them to keep their checkpoints, and kills what does not.
 
-    One that Ctrl-C has met before it had a process has nothing to keep.
+    One that Ctrl-C has met before its process had begun has nothing to keep.
     """
-    running = [job for job in jobs if job.process is not None and not job.over()]
+    begun = [job for job in jobs if job.process is not None and job.process.pid is not None]
+    running = [job for job in begun if not job.over()]
     for job in running:
         job.end(signal.SIGTERM)
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and not all(job.over() for job in running):
         time.sleep(0.05)
-    for job in jobs:
-        if job.process is not None:
-            job.sweep_up()
+    for job in begun:
+        job.sweep_up()
 
 
 def _words(code: int | None, folder: Path) -> str:
