@@ -197,7 +197,9 @@ def test_what_is_made_ready_starts_no_thread_and_touches_no_gpu():
         TARGETS: "paribus.models.backbones.mlp.MLP no.such.Target",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | words, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | words, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")  # libtriton's list of leaks is not heard
 
 

@@ -11,6 +11,8 @@ import difflib
 import json
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -188,17 +190,15 @@ def _node_faults(path: str, node: dict) -> list[str]:
 
 def _type_fault(value: Any, known: Signature, key: str) -> str | None:
     """What is wrong with a value, by the parameter's annotation; None if it fits or cannot be known."""
-    from pydantic import TypeAdapter, ValidationError
-    from pydantic.errors import PydanticUserError
+    from pydantic import ValidationError
 
     parameter = known.parameters.get(key)
     if parameter is None or parameter.annotation is None:
         return None
     annotation = parameter.annotation
-    try:
-        adapter = TypeAdapter(_type(annotation, parameter.module))
-    except (NameError, AttributeError, TypeError, SyntaxError, PydanticUserError):
-        return None  # a type of the library's own; its constructor will judge
+    adapter = _adapter(annotation, parameter.module)
+    if adapter is None:
+        return None
     try:
         # As JSON: there a list is a tuple and 1 is a float, and still "3" is no int.
         adapter.validate_json(json.dumps(value), strict=True)
@@ -207,6 +207,26 @@ def _type_fault(value: Any, known: Signature, key: str) -> str | None:
             "; ".join(f"{e['msg'][0].lower()}{e['msg'][1:]}" for e in error.errors()[:1]) + f" ({annotation})"
         )
     return None
+
+
+@lru_cache(maxsize=1024)
+def _adapter(annotation: str, module: str) -> Any:
+    """Judges values by an annotation in ``module``; None for a type of the library's own, whose constructor judges."""
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticUserError
+
+    try:
+        return TypeAdapter(_type(annotation, module))
+    except (NameError, AttributeError, TypeError, SyntaxError, PydanticUserError):
+        return None
+
+
+def read(target: str) -> None:
+    """Reads beforehand what a check of the node that names this target will ask of its parameters."""
+    with suppress(TargetError):
+        for parameter in signature(target).parameters.values():
+            if parameter.annotation is not None:
+                _adapter(parameter.annotation, parameter.module)
 
 
 def _type(annotation: str, module: str) -> Any:

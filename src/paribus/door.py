@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paribus.checks import near
 from paribus.config import CONF, register
+from paribus.garbage import end_at_once
 
 SPECIAL = re.compile(r"[=,\[\](){}: ]")  # means something in Hydra's overrides
 # What brings the plugin that an option of hydra/launcher or hydra/sweeper is for.
@@ -33,6 +34,7 @@ def door(main: Callable[[], Any]) -> None:
         print(help_of(Path(sys.argv[0]).stem))
         return
     register()
+    end_at_once()
     # Scripts are not for import, and scripts/profile.py would hide the standard library's, which torch imports.
     scripts = os.path.dirname(os.path.realpath(sys.argv[0]))
     sys.path[:] = [path for path in sys.path if os.path.realpath(path or os.curdir) != scripts]

@@ -11,6 +11,7 @@ from paribus import results
 from paribus.build import Parts, build
 from paribus.checks import check
 from paribus.config import ConfigError, TrainConfig
+from paribus.garbage import uncollected
 from paribus.train import CHECKPOINT
 from paribus.trust import refuse_foreign
 
@@ -106,7 +107,8 @@ def restored(folder: Path, config: TrainConfig) -> Parts:
     if not checkpoint.is_file():
         raise ConfigError(f"{checkpoint} is missing: the run has not finished an epoch; train it first")
     set_threads(config.trainer)
-    from paribus.checkpoints import state_of
+    with uncollected():  # torch and lightning
+        from paribus.checkpoints import state_of
 
     check_device(config.trainer)
     for key in ("pretrained", "weights"):  # the checkpoint holds every weight

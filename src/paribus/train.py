@@ -15,6 +15,7 @@ from paribus.build import Parts, build
 from paribus.checks import check
 from paribus.config import TrainConfig, TrainerConfig
 from paribus.device import check_device, device_name, global_rank, peak_memory, set_threads
+from paribus.garbage import uncollected
 from paribus.record import Record, claimed, known_result
 from paribus.sweep import handed
 from paribus.sweep.probe import probe
@@ -84,13 +85,14 @@ def _line(found: dict[str, Any]) -> str:
 def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str, Any]:
     """Builds, fits and judges; returns what result.json says beyond the config."""
     threads = set_threads(config.trainer)
-    from lightning import seed_everything
-    from lightning.pytorch.utilities import rank_zero_only
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
+    with uncollected():  # torch too, and all that lightning brings
+        from lightning import seed_everything
+        from lightning.pytorch.utilities import rank_zero_only
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from paribus.checkpoints import latest
-    from paribus.loggers import Csv
-    from paribus.parallel import prepared
+        from paribus.checkpoints import latest
+        from paribus.loggers import Csv
+        from paribus.parallel import prepared
 
     quiet()
     check_device(config.trainer)

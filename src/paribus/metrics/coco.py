@@ -1,15 +1,13 @@
 """COCO's protocol (Lin et al. 2014; cocodataset.org, detection evaluation), computed by hotcoco where it is installed,
 else by faster-coco-eval: both come to pycocotools' numbers."""
 
-import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from paribus.garbage import uncollected
 from paribus.metrics.judged import Found, Judged, Truth
 
 IOUS = np.linspace(0.5, 0.95, 10)
@@ -41,7 +39,7 @@ def curves(judged: Judged, classes: int, kind: Literal["bbox", "segm"] = "bbox")
         return Curves(precision, precision, np.full((len(IOUS), classes, len(AREAS), len(MOST)), -1.0))
     images = [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(sizes.tolist())]
     categories = [{"id": c, "name": str(c)} for c in range(classes)]
-    with _uncollected():
+    with uncollected():
         more = {"iscrowd": truth.crowd.astype(int).tolist(), "area": truth.area.tolist()}
         there = {
             "images": images,
@@ -157,20 +155,6 @@ def _mask_areas(codes: list[bytes], shapes: np.ndarray) -> np.ndarray:
 
     masks = [{"size": size, "counts": code} for size, code in zip(shapes.tolist(), codes, strict=True)]
     return np.array(coco_masks.area(masks) if masks else [], float)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the search for garbage in cycles: a dict for each box sets it off again and again, and every time it
-    goes through all that the process holds, a fifth to a third of the whole time.
-    """
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def _silent(*_: Any) -> None:

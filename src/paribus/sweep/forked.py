@@ -2,27 +2,31 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus, run_job, setup_globals
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from paribus.config import register
 
 T = TypeVar("T")
 
-READY = (  # imported by the fork server
+# In the environment of the fork server: the modules that it imports, and what the configs name, see ready.py.
+IMPORTS, TARGETS = "PARIBUS_IMPORTS", "PARIBUS_TARGETS"
+READY = (
     "torch", "torchvision", "torchmetrics", "lightning", "paribus.train", "paribus.tasks", "paribus.metrics",
     "paribus.data.module", "paribus.examples", "paribus.confusion", "paribus.profile.complexity", "paribus.restore",
-    "paribus.checkpoints", "paribus.detected", "paribus.progress", "pydantic", "matplotlib.backends.backend_agg",
+    "paribus.checkpoints", "paribus.detected", "paribus.progress", "paribus.loggers", "paribus.stalled",
+    "paribus.judged_images",
 )  # fmt: skip
 # What the processes of a group tell one another, which a run of its own must not hear.
 GROUP = (
@@ -34,24 +38,34 @@ GROUP = (
 
 
 def server(config: DictConfig, timm: bool = False) -> Any:
-    """The fork server's context; it is started with the first run, and imports what that one needs; timm, which is a
-    second, also where later runs may need it."""
+    """The context of the fork server, which is started if there is none yet, and then imports what the run of this
+    config needs; timm, which is a second, also where later runs may need it."""
     context = multiprocessing.get_context("forkserver")
     ready = [*READY]
     ready += ["timm"] if timm or ".timm." in str(config.backbone) or config.backbone.get("pretrained") else []
     ready += ["paribus.stacked.fit", "torch._decomp"] if config.get("replicates") == "stacked" else []
     ready += ["albumentations"] if any(config.augmentation.values()) else []
     ready += ["wandb"] if "WandB" in str(config.logger.get("_target_")) else []
-    context.set_forkserver_preload(ready)
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # or numpy's library would start threads there
-    try:
+    named = set(re.findall(r"_target_: (?!hydra)([\w.]+)", OmegaConf.to_yaml(config)))
+    context.set_forkserver_preload(["paribus.sweep.ready"])
+    # One thread, or numpy's library would start some there.
+    words = {IMPORTS: " ".join(ready), TARGETS: " ".join(sorted(named)), "OMP_NUM_THREADS": "1"}
+    with _environment(words):
         forkserver.ensure_running()
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if threads is not None:
-            os.environ["OMP_NUM_THREADS"] = threads
     return context
+
+
+@contextmanager
+def _environment(words: dict[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in words}
+    os.environ |= words
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            del os.environ[key]
+            if value is not None:
+                os.environ[key] = value
 
 
 def apart(function: Callable[..., T], *given: Any, config: DictConfig, share: dict[str, str]) -> T:

@@ -39,10 +39,10 @@ def undisturbed() -> Iterator[None]:
     heard: list[int] = []
     before: dict[int, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for each in (signal.SIGINT, signal.SIGTERM):
             # Only this thread hears signals, and only handlers of Python's can be put back.
-            if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is not None:
-                before[number] = signal.signal(number, lambda number, frame: heard.append(number))
+            if threading.current_thread() is threading.main_thread() and signal.getsignal(each) is not None:
+                before[each] = signal.signal(each, lambda number, frame: heard.append(number))
         yield
     finally:
         for number, handler in before.items():

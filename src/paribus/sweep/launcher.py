@@ -59,6 +59,7 @@ def launch(
     networks = {one for job in jobs for one in job.overrides if one.startswith(NETWORKS)}
     several = len({one.partition("=")[0] for one in networks}) < len(networks)  # not all runs are of one
     slots: Slots | None = None
+    forks: Any = None  # of a server which the first run sets up
     with Standing(count(config), first) as standing, _signals():
         try:
             while ahead or running:
@@ -98,8 +99,8 @@ def launch(
                         ahead = [each for each in ahead if each not in job.mates]
                     running.append(job)
                     if not job.alone:
-                        server(job.composed, timm=several)
-                    job.start(task, slots.take(job))
+                        forks = forks or server(job.composed, timm=several)
+                    job.start(task, slots.take(job), forks)
                     for each in (job, *job.mates):
                         standing.began(each.folder, each.composed.task.monitor)
                 for job in running:
@@ -111,7 +112,7 @@ def launch(
                 unread = next((job for job in ahead if job.composed is None), None)
                 if unread:  # while the runs go: a config takes as long as a look or two
                     unread.compose(config, loader)
-                else:  # until a run ends, or so long
+                elif running or ahead:  # until a run ends, or so long
                     wait([job.process.sentinel for job in running if not job.alone], POLL)
         except BaseException as error:
             stop(running)
