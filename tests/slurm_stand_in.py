@@ -44,14 +44,20 @@ def state(job: str, **new: object) -> dict:
     return known
 
 
+def mine(job: str) -> dict[str, str]:
+    """What tells a job's processes from others, in their environment."""
+    return {"SLURM_STAND_IN": os.environ["SLURM_STAND_IN"], "SLURM_STAND_IN_JOB": job}
+
+
 def processes(job: str, steps: bool = True) -> list[int]:
-    """Those that a job's environment was passed on to; of its steps only, or its script too."""
-    mark = f"SLURM_STAND_IN_JOB={job}\0".encode()
+    """Those that a job's environment was passed on to; of its steps only, or its script too. Tests beside this one have
+    a Slurm of their own, with jobs of the same numbers."""
+    marks = [f"{key}={value}\0".encode() for key, value in mine(job).items()]
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             environment = (entry / "environ").read_bytes()
-            if mark in environment and (not steps or b"SLURM_STEP_ID=" in environment):
+            if all(mark in environment for mark in marks) and (not steps or b"SLURM_STEP_ID=" in environment):
                 found.append(int(entry.name))
     return [pid for pid in found if pid != os.getpid()]
 
@@ -91,7 +97,7 @@ def job(name: str) -> None:
     main, _, task = name.partition("_")
     nodes, tasks = int(asked.get("nodes", 1)), int(asked.get("ntasks-per-node", 1))
     environment = os.environ | {
-        "SLURM_STAND_IN_JOB": name,
+        **mine(name),
         "SLURM_JOB_ID": str(int(main) + 100 * int(task or 0)),
         "SLURM_JOB_NAME": asked.get("job-name", "job"),
         "SLURM_NTASKS": str(nodes * tasks),
