@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from command_line import SMALL
 from dying import KINDS, MOMENTS, Death, assert_alike, log, prepare, trained
@@ -143,6 +144,17 @@ def test_dead_and_repeated_equals_undisturbed(tmp_path, teacher, number, case):
     assert_alike(whole, broken)
 
 
+def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(tmp_path):
+    prepare()
+    given = [*SMALL, "trainer=ddp_cpu", "trainer.log_every=1", "test=false"]
+    # In the midst of a step: the other waits for this one's gradients.
+    code = trained(tmp_path / "run", given, Death("term", "forward", 3), processes=2, rank=1)
+    assert code == 143, log(tmp_path / "run")
+    assert Run.read(tmp_path / "run").status == "interrupted"
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 3
+
+
 @pytest.mark.slow
 def test_of_two_processes_either_may_die(tmp_path):
     prepare()
@@ -159,6 +171,7 @@ def test_of_two_processes_either_may_die(tmp_path):
     deaths = [
         (Death("kill", "forward", 4), 1),
         (Death("term", "batch", 3), 0),
+        (Death("term", "forward", 2), 1),
         (Death("error", "validation", 1), 1),
     ]
     for death, rank in deaths:

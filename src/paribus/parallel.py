@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
@@ -49,6 +52,44 @@ def prepared(model: Any, t: TrainerConfig) -> Iterator[None]:
             yield
         finally:
             model._compiled_call_impl = None
+
+
+def ending_together(trainer: Trainer) -> Trainer:
+    """The trainer, whose processes end training at one and the same step after any of them has heard SIGTERM.
+
+    Lightning's handler broadcasts in the midst of whatever else its process is telling the others: where one was
+    in a backward pass and another already past it, each waited for what the other did not send, for ever.
+    """
+    if trainer.world_size > 1:
+        trainer._signal_connector = Told(trainer)
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = trainer._signal_connector.agree  # type: ignore[method-assign]
+    return trainer
+
+
+class Told(_SignalConnector):
+    """A signal is taken down, and told to the others before the next step. told: whether this process heard one."""
+
+    told = False
+
+    def agree(self) -> None:
+        """Every process comes here before each step of training."""
+        told = torch.tensor([int(self.told)], device=self.trainer.strategy.root_device)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        if told.item():
+            self.received_sigterm = True
+            raise SIGTERMException
+
+    def _sigterm_notifier_fn(self, signum: Any, _: Any) -> None:
+        if not self.told and self.trainer.strategy.launcher is not None:
+            self.trainer.strategy.launcher.kill(signum)  # tells those that it has started
+        self.told = True
+        # In training it is known when all have agreed: alone, a process would leave the others waiting for it.
+        self.received_sigterm = self.trainer.state.fn != TrainerFn.FITTING
+
+
+def heard(trainer: Trainer) -> bool:
+    """Whether this process was told to end, or the processes have agreed to."""
+    return trainer.received_sigterm or getattr(trainer._signal_connector, "told", False)
 
 
 class FSDP(DDPStrategy):

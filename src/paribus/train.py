@@ -92,7 +92,7 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
 
         from paribus.checkpoints import latest
         from paribus.loggers import Csv
-        from paribus.parallel import prepared
+        from paribus.parallel import heard, prepared
 
     quiet()
     check_device(config.trainer)
@@ -117,10 +117,12 @@ def train(config: TrainConfig, folder: Path, in_sweep: bool = False) -> dict[str
     try:
         with prepared(parts.task.model, config.trainer):
             trainer.fit(parts.task, parts.data, ckpt_path=resumed, weights_only=True)
+        if heard(trainer):  # after the last step; what is left is to judge
+            raise SIGTERMException
         found = concluded(config, folder, parts, loggers, (trainer, best, speed), threads)
         status = "success"
     except Exception:
-        if trainer.received_sigterm:  # other processes are gone, and what fails then fails for that
+        if heard(trainer):  # other processes are gone, and what fails then fails for that
             raise SIGTERMException from None
         raise
     finally:
@@ -206,10 +208,15 @@ def judge(
     """
     from lightning import Trainer
 
+    from paribus.parallel import ending_together
+
     found: dict[str, float] = {}
     t = replace(t, strategy="ddp") if t.strategy == "fsdp" else t
     for split in splits:
-        trainer = Trainer(**shared_settings(t), logger=False, enable_checkpointing=False, callbacks=callbacks)
+        settings = shared_settings(t)
+        trainer = ending_together(
+            Trainer(**settings, logger=False, enable_checkpointing=False, callbacks=callbacks)
+        )
         work = trainer.validate if split == "val" else trainer.test
         work(parts.task, datamodule=parts.data, verbose=False)
         found |= {name: float(value) for name, value in trainer.callback_metrics.items()}

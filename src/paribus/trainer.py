@@ -37,15 +37,19 @@ def trainer_of(t: TrainerConfig, **parts: Any) -> Any:
     """Lightning's Trainer for as long as the config says."""
     from lightning import Trainer
 
-    return Trainer(
-        **shared_settings(t),
-        **parts,
-        max_epochs=t.max_epochs,
-        max_steps=t.max_steps,
-        accumulate_grad_batches=t.accumulate,
-        gradient_clip_val=t.gradient_clip,
-        check_val_every_n_epoch=t.validate_every,
-        num_sanity_val_steps=0,  # the files were verified; validation itself comes soon enough
+    from paribus.parallel import ending_together
+
+    return ending_together(
+        Trainer(
+            **shared_settings(t),
+            **parts,
+            max_epochs=t.max_epochs,
+            max_steps=t.max_steps,
+            accumulate_grad_batches=t.accumulate,
+            gradient_clip_val=t.gradient_clip,
+            check_val_every_n_epoch=t.validate_every,
+            num_sanity_val_steps=0,  # the files were verified; validation itself comes soon enough
+        )
     )
 
 
