@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: ablation-normalization ## Does normalization help? 15 runs on the embedded digits, the report (2 minutes)
+demo: ablation-normalization ## Does normalization help? 25 runs on the embedded digits, the report (2 minutes)
 
 test: $(READY) ## The tests, under 10 minutes on 2 cores
 	$(TESTS) -m "not slow" -n 2 --dist worksteal
