@@ -139,7 +139,7 @@ def main() -> None:
             f"a further run: Paribus {statistics.median(further):.3f} s, basic launcher {statistics.median(theirs):.3f} s\n"
         )
         drawn = (
-            "a run takes about 0.9 s of a core: its steps, a judging of two splits with pictures, its config"
+            "a run takes about 0.75 s of a core: its steps, a judging of two splits with pictures, its config"
         )
         measure.claim(
             "a further run of a sweep", "basic launcher", measure.ratio(theirs, further), ">=8", why=drawn
