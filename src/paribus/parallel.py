@@ -67,17 +67,30 @@ def ending_together(trainer: Trainer) -> Trainer:
 
 
 class Told(_SignalConnector):
-    """A signal is taken down, and told to the others before the next step. told: whether this process heard one."""
+    """A signal is taken down, and told to the others with the next step. told: whether this process heard one.
+
+    They tell each other through their hosts and hear of it a step later: neither a device nor a process that is a
+    little late is waited for, as with Lightning's broadcast at every step.
+    """
 
     told = False
+    group: Any = None  # of the hosts
+    asked: Any = None  # on its way since the step before: the work, and whether one of them was told
 
     def agree(self) -> None:
         """Every process comes here before each step of training."""
-        told = torch.tensor([int(self.told)], device=self.trainer.strategy.root_device)
-        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        if told.item():
-            self.received_sigterm = True
-            raise SIGTERMException
+        if self.group is None:
+            timeout = getattr(self.trainer.strategy, "_timeout", None)
+            self.group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        if self.asked is not None:
+            work, told = self.asked
+            work.wait()
+            if told.item():
+                self.received_sigterm = True
+                raise SIGTERMException
+        told = torch.tensor([int(self.told)])
+        most = torch.distributed.ReduceOp.MAX
+        self.asked = torch.distributed.all_reduce(told, most, self.group, async_op=True), told
 
     def _sigterm_notifier_fn(self, signum: Any, _: Any) -> None:
         if not self.told and self.trainer.strategy.launcher is not None:
