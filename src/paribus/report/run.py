@@ -6,6 +6,7 @@ import multiprocessing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paribus.garbage import uncollected
 from paribus.report.comparison import Comparison, compare
 from paribus.report.sentences import ALARMS, legend, notes
 from paribus.report.table import format_table, table_csv, table_tex
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from paribus.report.figures import Picture
 
 
+@uncollected()  # the runs that are read stay
 def run(*, folder: str | Path, metric: str | None = None, output: str | Path | None = None) -> Path:
     """Report the runs in `folder`: print the table, write report.html, report.md, table.csv, table.tex and each picture
     as PNG and SVG into `output` (default: `report` inside the folder), and return that folder.
