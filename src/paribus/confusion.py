@@ -40,6 +40,7 @@ class Confusion(Judging):
         if not trainer.is_global_zero:
             return
         data, name = trainer.datamodule, "_".join([split, *self.named])  # type: ignore[attr-defined]
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / f"confusion_{name}.csv", table(counts, data.classes))
         unit = "pixels" if data.target == "mask" else "images"
         title = " ".join([split, *self.named])
