@@ -46,7 +46,8 @@ def server(config: DictConfig, timm: bool = False) -> Any:
     ready += ["paribus.stacked.fit", "torch._decomp"] if config.get("replicates") == "stacked" else []
     ready += ["albumentations"] if any(config.augmentation.values()) else []
     ready += ["wandb"] if "WandB" in str(config.logger.get("_target_")) else []
-    named = set(re.findall(r"_target_: (?!hydra)([\w.]+)", OmegaConf.to_yaml(config)))
+    # A user's own module may start what no fork survives.
+    named = set(re.findall(r"_target_: ((?:paribus|torch)\.[\w.]+)", OmegaConf.to_yaml(config)))
     context.set_forkserver_preload(["paribus.sweep.ready"])
     # One thread, or numpy's library would start some there.
     words = {IMPORTS: " ".join(ready), TARGETS: " ".join(sorted(named)), "OMP_NUM_THREADS": "1"}
