@@ -34,13 +34,14 @@ class WholeFiles(TorchCheckpointIO):
         self.thread: ThreadPoolExecutor | None = None
         self.writing: dict[Path, Future[None]] = {}
         self.copies: dict[Path, list[Any]] = {}
+        self.failed: OSError | None = None  # the first: what fails after it would hide it
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises what one before could not do."""
         path = Path(path)
         for place, writing in [*self.writing.items()]:
             if place == path or writing.done():
-                self.writing.pop(place).result()
+                self._end(place)
         parts, form = tree_flatten(checkpoint)
         before = self.copies.get(path, [])
         self.copies[path] = copies = [
@@ -57,7 +58,14 @@ class WholeFiles(TorchCheckpointIO):
     def wait(self) -> None:
         """Until what was to be kept is on the disk; raises OSError where it could not be."""
         while self.writing:
-            self.writing.pop(next(iter(self.writing))).result()
+            self._end(next(iter(self.writing)))
+
+    def _end(self, path: Path) -> None:
+        try:
+            self.writing.pop(path).result()
+        except OSError as error:
+            self.failed = self.failed or error
+            raise self.failed from None
 
     def teardown(self) -> None:
         thread, self.thread, self.copies = self.thread, None, {}
