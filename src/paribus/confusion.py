@@ -86,6 +86,11 @@ class Layout(NamedTuple):
         width, height = max(INCH * (left + right) + side, 5.2 * INCH), INCH * (top + bottom) + side
         return cls(round(width), round(height), (round(INCH * left), round(INCH * top)), side, side / number)
 
+    @property
+    def names(self) -> float:
+        """The size of the classes' names, in points."""
+        return min(10.0, self.cell / POINT / 2)
+
     def middle(self, row: int, column: int) -> tuple[float, float]:
         """Of a cell; row or column -1 is where the names begin, and column C where the cells end."""
         x, y = self.corner
@@ -110,11 +115,9 @@ def figure(
     Drawn by Pillow: every run draws two, and matplotlib takes 0.2 s for one of 11 classes, 1.3 s for one of 40.
     """
     number, place = len(classes), Layout.of(classes)
-    total = counts.sum(1)
-    share = counts / np.maximum(total, 1)[:, None]
     drawn = np.full((place.height, place.width, 3), 255, np.uint8)
     (left, top), side = place.corner, place.side
-    cells = cv2.resize(_colours(share, total), (side, side), interpolation=cv2.INTER_NEAREST)
+    cells = cv2.resize(_colours(counts), (side, side), interpolation=cv2.INTER_NEAREST)
     drawn[top : top + side, left : left + side] = cells
     if number <= MOST_NAMED:  # lines between the cells
         edges = (np.arange(number + 1) * side / number).round().astype(int)
@@ -123,7 +126,7 @@ def figure(
     canvas = Image.fromarray(drawn)
     draw = ImageDraw.Draw(canvas)
     if palette and number <= MOST_NAMED:
-        _squares(draw, place, palette)
+        _squares(draw, place, palette[:number])
     for word in words(counts, classes, title=title, unit=unit, beside=palette is not None):
         write(canvas, draw, word)
     return np.asarray(canvas)
@@ -134,21 +137,20 @@ def words(
 ) -> Iterator[Word]:
     """All that the picture says. beside: names leave room for a square of their colour."""
     number, place = len(classes), Layout.of(classes)
-    points, total = place.cell / POINT, counts.sum(1)
+    points = place.cell / POINT
     if number <= MOST_NAMED:
-        size = min(10.0, points / 2)
-        room = (1.5 if beside else 0.45) * size * POINT
+        room = (1.5 if beside else 0.45) * place.names * POINT
         for i, name in enumerate(classes):
             x, y = place.middle(i, -1)
-            yield Word(name, (x - room, y), "rm", size)
+            yield Word(name, (x - room, y), "rm", place.names)
             x, y = place.middle(-1, i)
-            yield Word(name, (x, y - room), "md", size, upright=True)
-        for i, many in enumerate(total.tolist()):
+            yield Word(name, (x, y - room), "md", place.names, upright=True)
+        for i, many in enumerate(counts.sum(1).tolist()):
             x, y = place.middle(i, number)
             text = _amount(many) if many else "none"
             yield Word(text, (x + 4 * POINT, y), "lm", min(8.5, 0.44 * points), GREY)
     if number <= MOST_NUMBERED:
-        share, size = counts / np.maximum(total, 1)[:, None], min(9.5, 0.35 * points)
+        share, size = _share(counts), min(9.5, 0.35 * points)
         for row, column in zip(*np.nonzero(share >= 0.005), strict=True):  # rounds to 1 or more
             right = row == column
             dark = share[row, column] > (0.3 if right else 0.42)
@@ -161,33 +163,35 @@ def words(
     yield Word("rows: truth, columns: prediction, % of the row", (0.12 * INCH, 0.6 * INCH), "lm", 9, GREY)
 
 
-def write(canvas: Image.Image, draw: ImageDraw.ImageDraw, word: Word) -> tuple[int, int, int, int]:
-    """Writes it, and returns the pixels that it takes: left, top, right, bottom."""
+def write(canvas: Image.Image, draw: ImageDraw.ImageDraw, word: Word) -> None:
     font = font_of(max(1, round(word.size * POINT)), word.bold)
     if not word.upright:
         draw.text(word.at, word.text, word.color, font, anchor=word.anchor)
-        x0, y0, x1, y1 = draw.textbbox(word.at, word.text, font, anchor=word.anchor)
-        return int(x0), int(y0), math.ceil(x1), math.ceil(y1)
+        return
     length, height = math.ceil(font.getlength(word.text)), sum(font.getmetrics())
     mask = Image.new("L", (max(1, length), height))
     ImageDraw.Draw(mask).text((0, 0), word.text, 255, font)
-    x, y = round(word.at[0] - height / 2), round(word.at[1]) - mask.width
-    canvas.paste(word.color, (x, y), mask.transpose(Image.Transpose.ROTATE_90))
-    return x, y, x + height, y + mask.width
+    corner = round(word.at[0] - height / 2), round(word.at[1]) - mask.width
+    canvas.paste(word.color, corner, mask.transpose(Image.Transpose.ROTATE_90))
 
 
-def _colours(share: np.ndarray, total: np.ndarray) -> np.ndarray:
+def _share(counts: np.ndarray) -> np.ndarray:
+    """Of its row, float ``[C, C]``."""
+    return counts / np.maximum(counts.sum(1), 1)[:, None]
+
+
+def _colours(counts: np.ndarray) -> np.ndarray:
     """uint8 RGB ``[C, C, 3]``; white where the truth has none of the class."""
-    ink = np.where(np.eye(len(share), dtype=bool)[..., None], RIGHT, WRONG)
-    colours = PAPER - np.sqrt(share)[..., None] * (PAPER - ink)
-    colours[total == 0] = 255
+    ink = np.where(np.eye(len(counts), dtype=bool)[..., None], RIGHT, WRONG)
+    colours = PAPER - np.sqrt(_share(counts))[..., None] * (PAPER - ink)
+    colours[counts.sum(1) == 0] = 255
     return colours.round().astype(np.uint8)
 
 
 def _squares(draw: ImageDraw.ImageDraw, place: Layout, palette: Sequence[Sequence[int]]) -> None:
     """A square of its colour between each name and the cells."""
-    size = min(10.0, place.cell / POINT / 2) * POINT
-    for i, color in enumerate(palette[: round(place.side / place.cell)]):
+    size = place.names * POINT
+    for i, color in enumerate(palette):
         for (x, y), (across, down) in ((place.middle(i, -1), (-1, 0)), (place.middle(-1, i), (0, -1))):
             x, y = x + 0.85 * size * across, y + 0.85 * size * down
             box = (round(x - 0.4 * size), round(y - 0.4 * size), round(x + 0.4 * size), round(y + 0.4 * size))

@@ -268,14 +268,17 @@ def legend(
     return np.asarray(canvas)
 
 
-def stack(pictures: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-    """From top to bottom, on white."""
-    height = sum(p.shape[0] for p in pictures) + gap * (len(pictures) - 1)
-    out = np.full((height, max(p.shape[1] for p in pictures), 3), 255, np.uint8)
-    top = 0
+def stack(pictures: Sequence[np.ndarray], gap: int = 0, across: bool = False) -> np.ndarray:
+    """From top to bottom, or from left to right, on white."""
+    along, sizes = int(across), np.array([picture.shape[:2] for picture in pictures])
+    size = sizes.max(0)
+    size[along] = sizes[:, along].sum() + gap * (len(pictures) - 1)
+    out = np.full((*size, 3), 255, np.uint8)
+    start = 0
     for picture in pictures:
-        out[top : top + picture.shape[0], : picture.shape[1]] = picture
-        top += picture.shape[0] + gap
+        room = out[:, start:] if across else out[start:]
+        room[: picture.shape[0], : picture.shape[1]] = picture
+        start += picture.shape[along] + gap
     return out
 
 

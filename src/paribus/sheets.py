@@ -80,7 +80,7 @@ def _panels(example: Example, target: str, classes: Sequence[str], colors: Seque
         name += f"   {missed.sum()} missed, {wrong.sum()} wrong" if faulty else "   all right"
     width = image.shape[1]
     drawn = [stack([_text([(word, GREY)], width), panel]) for word, panel in panels]
-    return stack([_text([(name, BLACK)], len(drawn) * width), _beside(drawn, gap=6)])
+    return stack([_text([(name, BLACK)], len(drawn) * width), stack(drawn, gap=6, across=True)])
 
 
 def verdict(
@@ -136,20 +136,8 @@ def _text(lines: Sequence[tuple[str, Color]], width: int, size: int = 15) -> np.
 
 
 def _grid(cells: Sequence[np.ndarray], columns: int, gap: int = 14) -> np.ndarray:
-    rows = [_beside(cells[i : i + columns], gap) for i in range(0, len(cells), columns)]
+    rows = [stack(cells[i : i + columns], gap, across=True) for i in range(0, len(cells), columns)]
     return _framed(stack(rows, gap), gap // 2, WHITE)
-
-
-def _beside(pictures: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    """From left to right on white, tops in line."""
-    width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
-    out = np.empty((max(p.shape[0] for p in pictures), width, 3), np.uint8)
-    out.fill(255)
-    left = 0
-    for picture in pictures:
-        out[: picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + gap
-    return out
 
 
 def _framed(picture: np.ndarray, pixels: int, color: Color) -> np.ndarray:
